@@ -1,0 +1,107 @@
+package credential
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+)
+
+// ErrRefused is in the chain of an error when a registry or a source refused a
+// login: it is wrong, revoked, expired, or lacks a right. Asking again with the
+// same login gives the same answer.
+var ErrRefused = errors.New("login refused")
+
+// ErrUnsupported is in the chain of an error when a source cannot give what
+// was asked of it, and never will as it is configured.
+var ErrUnsupported = errors.New("not supported by this source")
+
+// Source gives logins for a registry.
+//
+// A source that is not also a [Minter] is told its login by someone else:
+// Issue then returns the login as it is now, the same one until it is changed
+// at its origin.
+type Source interface {
+	// Issue returns a login with the scopes asked for. Its errors may have
+	// ErrRefused (the source's own login was refused) or ErrUnsupported in
+	// their chain.
+	Issue(ctx context.Context, req Request) (Credential, error)
+}
+
+// Minter is a source that makes logins of its own, and can end them.
+type Minter interface {
+	Source
+	// Issued lists the logins at the source whose names carry the mark. It
+	// stops after the first error. ErrRefused may be in its chain.
+	Issued(ctx context.Context, mark Mark) iter.Seq2[Issued, error]
+	// Revoke ends a login by its [Credential.ID]. A login that is gone is no
+	// error. ErrRefused may be in the error's chain.
+	Revoke(ctx context.Context, id string) error
+}
+
+// Issued is what a source tells of a login later on. The secret is told only
+// once, by [Source.Issue].
+type Issued struct {
+	ID   string
+	Name string
+	// Created is when the login was made; zero where the source does not say.
+	Created time.Time
+}
+
+// Place is one spot in which a consumer looks for logins: the path of a file,
+// a container of a pod, a variable of a project. It is unique in its target
+// and stable for as long as the spot exists.
+type Place string
+
+// ErrGone is in the chain of an error when a place does not exist any more. A
+// place that is gone holds no login.
+var ErrGone = errors.New("place is gone")
+
+// Target is a set of places that logins are delivered to.
+//
+// A target changes only the entries of the hosts it is told to, and keeps all
+// else that a place holds. Its methods may be called at the same time for
+// different places.
+type Target interface {
+	// Places lists the places as they are now, in a stable order. A place may
+	// be listed before it exists, when delivering would create it.
+	Places(ctx context.Context) ([]Place, error)
+	// Held reads what a place holds for the hosts, those it has no login for
+	// left out. A place that does not exist yet holds nothing. ErrGone may be
+	// in the error's chain.
+	Held(ctx context.Context, place Place, hosts []Host) (map[Host]Login, error)
+	// Deliver writes the logins into the place. Afterwards Held returns them,
+	// and whoever reads the place finds either the old or the new content,
+	// never part of one. ErrGone may be in the error's chain.
+	Deliver(ctx context.Context, place Place, logins map[Host]Login) error
+}
+
+// Watcher is a target that can tell when its places may have changed.
+type Watcher interface {
+	Target
+	// Watch calls changed after a change in one of the places, with the places
+	// concerned, or with none when any may have changed. It returns when ctx
+	// ends, or with an error when it cannot watch any longer.
+	Watch(ctx context.Context, changed func(places ...Place)) error
+}
+
+// Proof is how a login was shown to be good, and what it takes to ask again by
+// one request.
+type Proof struct {
+	// Image is the image that was pulled; empty if there was none to pull.
+	Image string
+	// Scheme, Realm and Service are the registry's authentication challenge
+	// (RFC 7235 section 4.1 and distribution's token specification).
+	Scheme, Realm, Service string
+}
+
+// Verifier tries logins at their registries.
+type Verifier interface {
+	// Verify tries a login for all its scopes, and leaves nothing behind at the
+	// registry. The probe is the image to pull; if it is empty one is looked
+	// for. ErrRefused is in the error's chain if the registry refused.
+	Verify(ctx context.Context, login Credential, probe string) (Proof, error)
+	// Check asks, by one request, whether a login that was verified before is
+	// still accepted. Its errors are as those of Verify.
+	Check(ctx context.Context, login Credential, proof Proof) error
+}

@@ -1,0 +1,15 @@
+//go:build unix
+
+package dockerconfig
+
+import (
+	"io/fs"
+	"syscall"
+)
+
+func ownerOf(info fs.FileInfo) Owner {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return Owner{UID: int(stat.Uid), GID: int(stat.Gid)}
+	}
+	return Owner{}
+}

@@ -1,0 +1,14 @@
+//go:build !linux
+
+package dockerconfig
+
+import (
+	"context"
+	"time"
+)
+
+func exchange(temp, path string, base []byte) error { return replace(temp, path, base) }
+
+func renameNew(temp, path string) error { return linkNew(temp, path) }
+
+func lockFolder(context.Context, string, time.Duration) (unlock func()) { return func() {} }

@@ -1,0 +1,67 @@
+// Package disk has what every document of regkeeper's own needs of a file
+// system: replacing a file so that a crash leaves the old or the new content,
+// and telling people what a disk error means.
+package disk
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/moby/sys/atomicwriter"
+
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// Private are the permission bits of what may hold secrets.
+const (
+	PrivateFile   fs.FileMode = 0o600
+	PrivateFolder fs.FileMode = 0o700
+)
+
+// WriteFile replaces the file's content in one step and returns when it has
+// reached the disk. The error is a [problem.Error] of kind [problem.Storage].
+func WriteFile(path string, content []byte, mode fs.FileMode) error {
+	if err := atomicwriter.WriteFile(path, content, mode); err != nil {
+		return Problem(err, "write %s", path)
+	}
+	return Problem(SyncFolder(path), "write %s", path)
+}
+
+// SyncFolder makes a rename of the path durable.
+func SyncFolder(path string) error {
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = folder.Close() }()
+	if err := folder.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) {
+		return err
+	}
+	return nil
+}
+
+// Problem makes a problem of kind [problem.Storage] of what the operating
+// system said, with the hint that goes with it. It returns nil for nil.
+func Problem(err error, format string, args ...any) error {
+	hint := "look at the folder's owner, permissions and mount"
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		hint = "free some space on that disk; the former content is still there"
+	case errors.Is(err, syscall.EROFS):
+		hint = "the file system is mounted read-only: mount it writable, or choose another path"
+	case errors.Is(err, syscall.EISDIR):
+		hint = "a folder stands where a file belongs (a container engine makes one for a bind mount whose source is missing): remove the folder"
+	case errors.Is(err, syscall.ELOOP):
+		hint = "the symbolic links lead in a circle: point them at a file"
+	case errors.Is(err, fs.ErrPermission):
+		hint = "run regkeeper as a user who may write there, or as root"
+	case errors.Is(err, syscall.ENOTDIR):
+		hint = "a file stands where a folder is needed"
+	case errors.Is(err, fs.ErrNotExist):
+		hint = "check the path, and that the disk it is on is mounted"
+	}
+	return problem.Wrap(err, problem.Storage, hint, format, args...)
+}

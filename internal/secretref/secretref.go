@@ -1,0 +1,88 @@
+// Package secretref owns references to secrets: where a secret is, in place of
+// the secret. Configuration holds these and nothing else.
+package secretref
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/disk"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// Ref says where a secret is. Exactly one field is set.
+type Ref struct {
+	// Env is the name of an environment variable.
+	Env string
+	// File is the path of a file that holds the secret; one line break at its
+	// end is not part of it. It is read anew each time.
+	File string
+	// Exec is a program with its arguments that prints the secret on standard
+	// output; one line break at its end is not part of it.
+	Exec []string
+}
+
+// Resolve gets the secret. The error is a [problem.Error]; it holds nothing of
+// what was found.
+func (r Ref) Resolve(ctx context.Context) (credential.Secret, error) {
+	text, err := r.read(ctx)
+	if err != nil {
+		return credential.Secret{}, err
+	}
+	text = strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r")
+	switch {
+	case text == "":
+		return credential.Secret{}, problem.New(problem.Config, "put the secret there", "%s is empty", r)
+	case strings.ContainsAny(text, "\r\n\x00"):
+		return credential.Secret{}, problem.New(problem.Config, "leave the secret alone there, on one line", "%s has more than one line", r)
+	}
+	return credential.NewSecret(text), nil
+}
+
+func (r Ref) read(ctx context.Context) (string, error) {
+	switch {
+	case r.Env != "":
+		text, ok := os.LookupEnv(r.Env)
+		if !ok {
+			return "", problem.New(problem.Config, "set it in the environment regkeeper is started with", "%s is not set", r)
+		}
+		return text, nil
+	case r.File != "":
+		text, err := os.ReadFile(r.File)
+		return string(text), disk.Problem(err, "read secret")
+	case len(r.Exec) > 0:
+		var out bytes.Buffer
+		command := exec.CommandContext(ctx, r.Exec[0], r.Exec[1:]...)
+		command.Stdout = &out
+		// Its standard error may quote the secret; it goes nowhere.
+		if err := command.Run(); err != nil {
+			var exit *exec.ExitError
+			if errors.As(err, &exit) {
+				err = fmt.Errorf("exit code %d", exit.ExitCode())
+			}
+			return "", problem.Wrap(err, problem.Config, "run it by hand to see what it says", "run %s", r)
+		}
+		return out.String(), nil
+	}
+	return "", problem.New(problem.Config, "give one of env, file or exec", "secret has no place to come from")
+}
+
+// String names the place, never the secret. Of a program it gives the name
+// alone, since arguments may be private.
+func (r Ref) String() string {
+	switch {
+	case r.Env != "":
+		return "environment variable " + r.Env
+	case r.File != "":
+		return "secret file " + r.File
+	case len(r.Exec) > 0:
+		return "secret program " + r.Exec[0]
+	}
+	return "no secret"
+}

@@ -1,0 +1,452 @@
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/problem"
+	"github.com/regkeeper/regkeeper/state"
+)
+
+// ledger collects how steps ended.
+type ledger struct {
+	report func(Event)
+
+	mu     sync.Mutex
+	done   []Step
+	failed []Event
+}
+
+func (l *ledger) add(step Step, began time.Time, err error) {
+	event := Event{Step: step, Took: time.Since(began), Err: err}
+	l.mu.Lock()
+	if err != nil {
+		l.failed = append(l.failed, event)
+	} else {
+		l.done = append(l.done, step)
+	}
+	l.mu.Unlock()
+	l.report(event)
+}
+
+// apply carries a plan out: first the logins, then the places, then what ends
+// replaced logins. A step that fails does not hold up the others. The error is
+// the pass's end: the context is done, or the journal cannot be written.
+func (k *Keeper) apply(ctx context.Context, obs Observation, plan Plan) (done []Step, failed []Event, err error) {
+	ledger := &ledger{report: k.config.Report}
+	byHost := map[credential.Host][]Step{}
+	byPlace := map[string][]Step{}
+	for _, step := range plan.Changes() {
+		switch step.Action {
+		case Deliver:
+			key := placeKey(step.Target, step.Place)
+			byPlace[key] = append(byPlace[key], step)
+		default:
+			byHost[step.Host] = append(byHost[step.Host], step)
+		}
+	}
+	if err := k.applyLogins(ctx, obs, byHost, ledger); err != nil {
+		return ledger.done, ledger.failed, err
+	}
+	if err := k.applyPlaces(ctx, obs, byPlace, ledger); err != nil {
+		return ledger.done, ledger.failed, err
+	}
+	err = k.applyEnds(ctx, obs, byHost, ledger)
+	return ledger.done, ledger.failed, err
+}
+
+// errJournal marks an error of the journal: nothing may go on without it.
+var errJournal = errors.New("the journal cannot be written")
+
+// fatal says whether an error ends the pass.
+func fatal(ctx context.Context, err error) bool {
+	return err != nil && (ctx.Err() != nil || errors.Is(err, errJournal))
+}
+
+func (k *Keeper) applyLogins(ctx context.Context, obs Observation, steps map[credential.Host][]Step, ledger *ledger) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(k.config.Parallel)
+	for _, view := range obs.Registries {
+		group.Go(func() error {
+			for _, step := range steps[view.Host] {
+				var act func(context.Context, View) (string, error)
+				switch step.Action {
+				case Abandon:
+					act = k.abandon
+				case Mint:
+					act = k.mint
+				case Verify:
+					act = k.verifyNext
+				case Adopt:
+					act = k.adopt
+				default:
+					continue
+				}
+				began := time.Now()
+				id, err := act(ctx, view)
+				if id != "" {
+					step.Credential = id
+				}
+				k.settle(sourceKey(view.Host), err)
+				ledger.add(step, began, err)
+				if fatal(ctx, err) {
+					return err
+				}
+				if err != nil {
+					return nil
+				}
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// abandon revokes the login of an open intent, if it came to be.
+func (k *Keeper) abandon(ctx context.Context, view View) (string, error) {
+	intent := view.Journal.Intent
+	if err := k.revokeNamed(ctx, view.Host, func(i credential.Issued) bool { return i.Name == intent.Name }); err != nil {
+		return "", err
+	}
+	return "", k.note(ctx, view.Host, func(r *state.Registry) { r.Intent = nil })
+}
+
+// revokeNamed revokes those of the logins with our mark that match.
+func (k *Keeper) revokeNamed(ctx context.Context, host credential.Host, match func(credential.Issued) bool) error {
+	minter, ok := k.registry(host).Source.(credential.Minter)
+	if !ok {
+		return nil
+	}
+	for issued, err := range minter.Issued(ctx, credential.MarkOf(k.config.Instance, host)) {
+		if err != nil {
+			return fmt.Errorf("list logins: %w", err)
+		}
+		if match(issued) {
+			if err := minter.Revoke(ctx, issued.ID); err != nil {
+				return fmt.Errorf("revoke %s: %w", issued.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+// note changes a registry's journal.
+func (k *Keeper) note(ctx context.Context, host credential.Host, change func(*state.Registry)) error {
+	err := k.journal(ctx, func(d *state.Document) { change(d.Registry(host)) })
+	if err != nil {
+		return fmt.Errorf("%w: %w", errJournal, err)
+	}
+	return nil
+}
+
+// mint makes a login and puts it in force: intent, issue, journal, verify.
+func (k *Keeper) mint(ctx context.Context, view View) (string, error) {
+	registry := k.registry(view.Host)
+	if err := k.findStrays(ctx, view); err != nil {
+		return "", err
+	}
+	now := k.config.Now()
+	request := credential.Request{Host: view.Host, Name: k.newName(view.Host), Scopes: registry.Scopes}
+	if life := registry.Schedule.Lifetime; life > 0 {
+		request.Expires = now.Add(life)
+	}
+	err := k.note(ctx, view.Host, func(r *state.Registry) {
+		r.Intent = &state.Intent{Name: request.Name, At: now}
+		r.Next = nil
+	})
+	if err != nil {
+		return "", err
+	}
+	issued, err := registry.Source.Issue(ctx, request)
+	if err != nil {
+		return "", fmt.Errorf("mint: %w", err)
+	}
+	next := &state.Credential{Credential: issued, Origin: registry.Origin}
+	err = k.note(ctx, view.Host, func(r *state.Registry) { r.Intent, r.Next = nil, next })
+	if err != nil {
+		return issued.ID, err
+	}
+	return k.verifyNext(ctx, view)
+}
+
+// findStrays takes logins with our mark that the keyring does not know, left
+// by a lost state, for replaced: they are revoked when no place holds them.
+func (k *Keeper) findStrays(ctx context.Context, view View) error {
+	minter, ok := k.registry(view.Host).Source.(credential.Minter)
+	if !ok {
+		return nil
+	}
+	entry := k.entry(view.Host)
+	known := map[string]bool{}
+	for _, c := range []*state.Credential{entry.Current, entry.Next} {
+		if c != nil {
+			known[c.ID] = true
+		}
+	}
+	for _, retired := range entry.Retired {
+		known[retired.ID] = true
+	}
+	var strays []*state.Retired
+	// A login that was issued and not verified, for settings that changed
+	// since, is replaced without having been delivered.
+	if entry.Next != nil {
+		strays = append(strays, &state.Retired{Credential: *entry.Next, Since: k.config.Now()})
+	}
+	for issued, err := range minter.Issued(ctx, credential.MarkOf(k.config.Instance, view.Host)) {
+		if err != nil {
+			return fmt.Errorf("list logins: %w", err)
+		}
+		if known[issued.ID] {
+			continue
+		}
+		strays = append(strays, &state.Retired{
+			Credential: state.Credential{
+				Credential: credential.Credential{ID: issued.ID, Name: issued.Name, Host: view.Host, Issued: issued.Created},
+				Origin:     view.Origin,
+			},
+			Since: k.config.Now(),
+		})
+	}
+	if len(strays) == 0 {
+		return nil
+	}
+	return k.note(ctx, view.Host, func(r *state.Registry) {
+		r.Next = nil
+		r.Retired = append(r.Retired, strays...)
+	})
+}
+
+// verifyNext verifies the login that was issued and puts it in force. One that
+// the registry refuses is revoked: it will not become any better.
+func (k *Keeper) verifyNext(ctx context.Context, view View) (string, error) {
+	registry := k.registry(view.Host)
+	next := k.entry(view.Host).Next
+	proof, err := k.verify(ctx, registry, next.Credential)
+	if errors.Is(err, credential.ErrRefused) {
+		if rerr := registry.Source.(credential.Minter).Revoke(ctx, next.ID); rerr != nil {
+			return next.ID, errors.Join(err, fmt.Errorf("revoke %s: %w", next.Name, rerr))
+		}
+		if nerr := k.note(ctx, view.Host, func(r *state.Registry) { r.Next = nil }); nerr != nil {
+			return next.ID, nerr
+		}
+	}
+	if err != nil {
+		return next.ID, err
+	}
+	return next.ID, k.promote(ctx, view.Host, next, proof)
+}
+
+func (k *Keeper) verify(ctx context.Context, registry Registry, login credential.Credential) (proof credential.Proof, err error) {
+	if registry.Unverified {
+		return proof, nil
+	}
+	proof, err = k.config.Verifier.Verify(ctx, login, registry.Probe)
+	if err != nil {
+		return proof, fmt.Errorf("verify: %w", err)
+	}
+	return proof, nil
+}
+
+// adopt puts in force the login that the source has now, if it is good.
+func (k *Keeper) adopt(ctx context.Context, view View) (string, error) {
+	proof, err := k.verify(ctx, k.registry(view.Host), view.Given.Credential)
+	if err != nil {
+		return view.Given.ID, err
+	}
+	given := *view.Given
+	if given.Issued.IsZero() {
+		given.Issued = k.config.Now()
+	}
+	return given.ID, k.promote(ctx, view.Host, &given, proof)
+}
+
+// promote puts a login in force. The one before it stays accepted until no
+// place holds it; one that was given and not minted is not ours to end.
+func (k *Keeper) promote(ctx context.Context, host credential.Host, login *state.Credential, proof credential.Proof) error {
+	now := k.config.Now()
+	return k.note(ctx, host, func(r *state.Registry) {
+		mark := credential.MarkOf(k.config.Instance, host)
+		if r.Current != nil && mark.Owns(r.Current.Name) {
+			r.Retired = append(r.Retired, &state.Retired{Credential: *r.Current, Since: now})
+		}
+		r.Current, r.Next, r.Verified, r.Proof = login, nil, now, proof
+	})
+}
+
+// applyPlaces delivers, each place once for all its registries, and reads back
+// what arrived.
+func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[string][]Step, ledger *ledger) error {
+	if len(steps) == 0 {
+		return nil
+	}
+	var mu sync.Mutex
+	delivered := map[string]map[credential.Place]time.Time{}
+	group, gctx := errgroup.WithContext(ctx)
+	group.SetLimit(k.config.Parallel)
+	for _, view := range obs.Places {
+		todo := steps[placeKey(view.Target, view.Place)]
+		logins := map[credential.Host]credential.Login{}
+		todo = slices.DeleteFunc(slices.Clone(todo), func(s Step) bool {
+			current := k.entry(s.Host).Current
+			if current == nil {
+				return true
+			}
+			logins[s.Host] = current.Login()
+			// The login that was to be replaced may be in force still.
+			held, ok := view.Held[s.Host]
+			return view.Err == nil && ok && held.Equal(current.Login())
+		})
+		if len(todo) == 0 {
+			continue
+		}
+		for i := range todo {
+			todo[i].Credential = k.entry(todo[i].Host).Current.ID
+		}
+		group.Go(func() error {
+			began := time.Now()
+			err := k.deliver(gctx, view, logins)
+			gone := errors.Is(err, credential.ErrGone)
+			if gone {
+				err = nil
+			}
+			if err == nil && !gone {
+				mu.Lock()
+				if delivered[view.Target] == nil {
+					delivered[view.Target] = map[credential.Place]time.Time{}
+				}
+				delivered[view.Target][view.Place] = k.config.Now()
+				mu.Unlock()
+			}
+			k.settle(placeKey(view.Target, view.Place), err)
+			for _, step := range todo {
+				ledger.add(step, began, err)
+			}
+			return gctx.Err()
+		})
+	}
+	// What was delivered is noted also when the pass is cut short.
+	waitErr := group.Wait()
+	if len(delivered) > 0 {
+		err := k.journal(ctx, func(d *state.Document) {
+			for target, places := range delivered {
+				for place, at := range places {
+					*d.Place(target, place) = state.Place{Delivered: at, Verified: at}
+				}
+			}
+		})
+		if err != nil {
+			return fmt.Errorf("%w: %w", errJournal, err)
+		}
+	}
+	return waitErr
+}
+
+// deliver writes logins into a place and reads them back.
+func (k *Keeper) deliver(ctx context.Context, view PlaceView, logins map[credential.Host]credential.Login) error {
+	target := k.target(view.Target)
+	if err := target.Deliver(ctx, view.Place, logins); err != nil {
+		return err
+	}
+	held, err := target.Held(ctx, view.Place, view.Hosts)
+	if err != nil {
+		return fmt.Errorf("read back: %w", err)
+	}
+	for host, login := range logins {
+		if got, ok := held[host]; !ok || !got.Equal(login) {
+			return problem.New(problem.Busy, "find the program that writes there too",
+				"the login for %s was gone when it was read back", host)
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) target(name string) Target {
+	i := slices.IndexFunc(k.config.Targets, func(t Target) bool { return t.Name == name })
+	return k.config.Targets[i]
+}
+
+// applyEnds releases, holds, revokes and forgets replaced logins.
+func (k *Keeper) applyEnds(ctx context.Context, obs Observation, steps map[credential.Host][]Step, ledger *ledger) error {
+	var revokes []Step
+	for _, view := range obs.Registries {
+		for _, step := range steps[view.Host] {
+			began := time.Now()
+			var change func(*state.Registry)
+			switch step.Action {
+			case Release:
+				change = onRetired(step.Credential, func(r *state.Retired) { r.Left = k.config.Now() })
+			case Hold:
+				change = onRetired(step.Credential, func(r *state.Retired) { r.Left = time.Time{} })
+			case Forget:
+				change = dropRetired(step.Credential)
+			case Revoke:
+				revokes = append(revokes, step)
+				continue
+			default:
+				continue
+			}
+			err := k.note(ctx, view.Host, change)
+			ledger.add(step, began, err)
+			if err != nil {
+				return err
+			}
+		}
+	}
+	if len(revokes) == 0 {
+		return nil
+	}
+	// A writer that read a place before the delivery and replaced it after has
+	// brought the old login back: look again at the last moment.
+	places := k.readPlaces(ctx)
+	for _, step := range revokes {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		began := time.Now()
+		err := k.revoke(ctx, step, obs, places)
+		k.settle(sourceKey(step.Host), err)
+		ledger.add(step, began, err)
+		if fatal(ctx, err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *Keeper) revoke(ctx context.Context, step Step, obs Observation, places []PlaceView) error {
+	i := slices.IndexFunc(obs.Registries, func(v View) bool { return v.Host == step.Host })
+	view := obs.Registries[i]
+	view.Journal = k.entry(step.Host)
+	j := slices.IndexFunc(view.Journal.Retired, func(r *state.Retired) bool { return r.ID == step.Credential })
+	again := decideRetired(view, view.Journal.Retired[j], Observation{Now: k.config.Now(), Registries: obs.Registries, Places: places})
+	if again.Action != Revoke {
+		return problem.New(problem.Busy, "", "not revoked after all: %s", again.Reason)
+	}
+	if err := k.registry(step.Host).Source.(credential.Minter).Revoke(ctx, step.Credential); err != nil {
+		return fmt.Errorf("revoke: %w", err)
+	}
+	return k.note(ctx, step.Host, dropRetired(step.Credential))
+}
+
+func onRetired(id string, change func(*state.Retired)) func(*state.Registry) {
+	return func(r *state.Registry) {
+		for _, retired := range r.Retired {
+			if retired.ID == id {
+				change(retired)
+			}
+		}
+	}
+}
+
+func dropRetired(id string) func(*state.Registry) {
+	return func(r *state.Registry) {
+		r.Retired = slices.DeleteFunc(r.Retired, func(retired *state.Retired) bool { return retired.ID == id })
+	}
+}

@@ -1,0 +1,351 @@
+// Package keeper owns the first flow: logins are issued, verified, delivered
+// to their targets, and the ones they replace are revoked. It keeps the
+// rotation promise: at every moment each place holds a login that the registry
+// accepts, and when all has settled exactly the logins in force exist at their
+// sources.
+//
+// Decide is pure: an observation goes in, a plan with reasons comes out. Keeper
+// observes, lets Decide plan, and carries the plan out, journaling each step
+// before and after it. It refuses to know any adapter, and to decide when to
+// run: drivers do.
+package keeper
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/problem"
+	"github.com/regkeeper/regkeeper/state"
+)
+
+// Registry is a registry whose logins are kept.
+type Registry struct {
+	Host   credential.Host
+	Source credential.Source
+	// Origin names the source and the account it issues logins for. When it
+	// changes, so does the login. It holds no secret.
+	Origin   string
+	Scopes   credential.Scopes
+	Schedule Schedule
+	// Probe is an image that verification pulls; empty to have one found.
+	Probe string
+	// Unverified leaves out verification: a login is delivered without anyone
+	// having tried it.
+	Unverified bool
+}
+
+// Target is a target with its name, and the registries whose logins go there.
+type Target struct {
+	credential.Target
+	Name string
+	Kind string
+	// Hosts are the registries; none means all.
+	Hosts []credential.Host
+}
+
+// Event is something that was done, or that could not be.
+type Event struct {
+	Step Step
+	Took time.Duration
+	// Err is why the step failed; nil if it did not.
+	Err error
+}
+
+// Config is what a Keeper works with.
+type Config struct {
+	// Instance is the id by which the logins that were minted are known.
+	Instance   string
+	Registries []Registry
+	Targets    []Target
+	Store      state.Store
+	Verifier   credential.Verifier
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
+	// Parallel bounds how many places or registries are worked on at once;
+	// zero means 16.
+	Parallel int
+	// Report is told of each step as it ends, from several goroutines; it may
+	// be nil.
+	Report func(Event)
+}
+
+// Keeper keeps the logins of some registries in some targets.
+type Keeper struct {
+	config Config
+	// running makes passes single: one at a time.
+	running sync.Mutex
+
+	mu      sync.Mutex // guards what follows
+	doc     *state.Document
+	checks  map[credential.Host]error
+	retries map[string]*retry
+	next    time.Time
+}
+
+// retry is when something that failed is tried again.
+type retry struct {
+	backoff backoff.ExponentialBackOff
+	at      time.Time
+}
+
+const (
+	defaultParallel = 16
+	firstRetry      = 2 * time.Second
+	lastRetry       = time.Hour
+	// maxRounds bounds the rounds of one pass: minting and delivering is one,
+	// releasing another, revoking a third.
+	maxRounds = 5
+)
+
+// New makes a keeper. It does nothing until it is told to.
+func New(config Config) *Keeper {
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	if config.Parallel <= 0 {
+		config.Parallel = defaultParallel
+	}
+	if config.Report == nil {
+		config.Report = func(Event) {}
+	}
+	return &Keeper{config: config, checks: map[credential.Host]error{}, retries: map[string]*retry{}}
+}
+
+// Options are what one pass does besides what is due.
+type Options struct {
+	// Rotate are registries to rotate now.
+	Rotate []credential.Host
+	// Impatient tries again at once what failed a short while ago.
+	Impatient bool
+}
+
+// Result is what a pass did.
+type Result struct {
+	// Done and Failed are the steps that changed something, and those that
+	// should have.
+	Done   []Step
+	Failed []Event
+	// Plan is what is left: the last plan made.
+	Plan Plan
+}
+
+// Sync makes one pass: it observes, plans and applies until nothing is left to
+// change or nothing more can be. Passes do not overlap. A pass that is
+// cancelled or killed leaves a journal from which the next one goes on.
+//
+// The error is a problem: of the kind that all failures have in common, or of
+// kind [problem.Partial].
+func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
+	k.running.Lock()
+	defer k.running.Unlock()
+	if err := k.load(ctx); err != nil {
+		return Result{}, err
+	}
+	if options.Impatient || len(options.Rotate) > 0 {
+		k.forgive()
+	}
+	var result Result
+	var obs Observation
+	rotate := options.Rotate
+	for range maxRounds {
+		obs = k.observe(ctx, rotate, true)
+		if err := ctx.Err(); err != nil {
+			return result, err
+		}
+		result.Plan = Decide(obs)
+		if len(result.Plan.Changes()) == 0 {
+			break
+		}
+		done, failed, err := k.apply(ctx, obs, result.Plan)
+		result.Done = append(result.Done, done...)
+		result.Failed = append(result.Failed, failed...)
+		if err != nil {
+			return result, err
+		}
+		// A rotation that was asked for has been tried: it is not to be
+		// repeated for having failed.
+		rotate = nil
+		if len(done) == 0 {
+			break
+		}
+	}
+	k.mu.Lock()
+	k.next = k.soonest(result.Plan)
+	k.mu.Unlock()
+	if err := k.recordTroubles(ctx, obs, result); err != nil {
+		return result, err
+	}
+	return result, k.summarize(result)
+}
+
+// Plan is what Sync would do first, with reasons. It changes nothing.
+func (k *Keeper) Plan(ctx context.Context, options Options) (Plan, error) {
+	k.running.Lock()
+	defer k.running.Unlock()
+	if err := k.load(ctx); err != nil {
+		return Plan{}, err
+	}
+	obs := k.observe(ctx, options.Rotate, true)
+	return Decide(obs), ctx.Err()
+}
+
+// Next is when the next pass is due by what the last one found; zero if
+// nothing is scheduled.
+func (k *Keeper) Next() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.next
+}
+
+func (k *Keeper) soonest(plan Plan) time.Time {
+	next := plan.Next()
+	now := k.config.Now()
+	for _, r := range k.retries {
+		if r.at.After(now) && (next.IsZero() || r.at.Before(next)) {
+			next = r.at
+		}
+	}
+	return next
+}
+
+// Registries lists the hosts that are kept.
+func (k *Keeper) Registries() []credential.Host {
+	hosts := make([]credential.Host, len(k.config.Registries))
+	for i, r := range k.config.Registries {
+		hosts[i] = r.Host
+	}
+	return hosts
+}
+
+func (k *Keeper) load(ctx context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.doc != nil {
+		return nil
+	}
+	doc, err := k.config.Store.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("load state: %w", err)
+	}
+	k.doc = doc
+	return nil
+}
+
+// journal changes the document, and returns when the change is safe. On an
+// error the document is as it was.
+func (k *Keeper) journal(ctx context.Context, change func(*state.Document)) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	changed := k.doc.Clone()
+	change(changed)
+	// A step that was begun is journaled also when the pass is cancelled.
+	if err := k.config.Store.Save(context.WithoutCancel(ctx), changed); err != nil {
+		return fmt.Errorf("journal: %w", err)
+	}
+	k.doc = changed
+	return nil
+}
+
+// entry is a copy of a registry's journal.
+func (k *Keeper) entry(host credential.Host) *state.Registry {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r, ok := k.doc.Registries[host]; ok {
+		return r.Clone()
+	}
+	return &state.Registry{}
+}
+
+func (k *Keeper) retryAt(key string) time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r, ok := k.retries[key]; ok {
+		return r.at
+	}
+	return time.Time{}
+}
+
+// settle notes how a try ended: a failure puts the next try off, longer each
+// time, from seconds to an hour.
+func (k *Keeper) settle(key string, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err == nil {
+		delete(k.retries, key)
+		return
+	}
+	r, ok := k.retries[key]
+	if !ok {
+		r = &retry{backoff: backoff.ExponentialBackOff{
+			InitialInterval: firstRetry, MaxInterval: lastRetry, Multiplier: 2, RandomizationFactor: 0.5,
+		}}
+		r.backoff.Reset()
+		k.retries[key] = r
+	}
+	r.at = k.config.Now().Add(r.backoff.NextBackOff())
+}
+
+func (k *Keeper) forgive() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, r := range k.retries {
+		r.at = time.Time{}
+	}
+}
+
+func sourceKey(host credential.Host) string { return "source " + string(host) }
+
+func placeKey(target string, place credential.Place) string {
+	return "place " + target + " " + string(place)
+}
+
+// hosts are the registries whose logins go to the target.
+func (k *Keeper) hosts(t Target) []credential.Host {
+	if len(t.Hosts) > 0 {
+		return t.Hosts
+	}
+	return k.Registries()
+}
+
+func (k *Keeper) registry(host credential.Host) Registry {
+	i := slices.IndexFunc(k.config.Registries, func(r Registry) bool { return r.Host == host })
+	return k.config.Registries[i]
+}
+
+// newName names a login that is about to be asked for. Names sort by time.
+func (k *Keeper) newName(host credential.Host) string {
+	serial := k.config.Now().UTC().Format("20060102t150405") + "-" + strings.ToLower(rand.Text()[:8])
+	return credential.MarkOf(k.config.Instance, host).Name(serial)
+}
+
+// summarize makes one error of what failed.
+func (k *Keeper) summarize(result Result) error {
+	troubles := k.troubles(result)
+	if len(troubles) == 0 {
+		return nil
+	}
+	first := troubles[0].err
+	kind, hint := problem.KindOf(first), problem.HintOf(first)
+	for _, t := range troubles[1:] {
+		if problem.KindOf(t.err) != kind {
+			kind = problem.Partial
+		}
+	}
+	if len(troubles) == 1 {
+		return problem.Wrap(first, kind, hint, "%s", troubles[0].where)
+	}
+	lines := make([]error, len(troubles))
+	for i, t := range troubles {
+		lines[i] = fmt.Errorf("%s: %w", t.where, t.err)
+	}
+	return problem.Wrap(errors.Join(lines...), kind, hint, "%d problems", len(troubles))
+}

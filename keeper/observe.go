@@ -1,0 +1,213 @@
+package keeper
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/problem"
+	"github.com/regkeeper/regkeeper/state"
+)
+
+// observe reads everything that a plan is made from: one request to each
+// registry whose login is in force, and a look at each place. Failures are
+// part of what is found.
+func (k *Keeper) observe(ctx context.Context, rotate []credential.Host, ask bool) Observation {
+	obs := Observation{Now: k.config.Now(), Registries: make([]View, len(k.config.Registries))}
+	var group errgroup.Group
+	group.SetLimit(k.config.Parallel)
+	for i, registry := range k.config.Registries {
+		group.Go(func() error {
+			obs.Registries[i] = k.look(ctx, registry, ask)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	for i := range obs.Registries {
+		for _, host := range rotate {
+			obs.Registries[i].Asked = obs.Registries[i].Asked || obs.Registries[i].Host == host
+		}
+	}
+	obs.Places = k.readPlaces(ctx)
+	return obs
+}
+
+func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {
+	_, mints := registry.Source.(credential.Minter)
+	view := View{
+		Host: registry.Host, Origin: registry.Origin, Scopes: registry.Scopes, Schedule: registry.Schedule,
+		Mints: mints, Journal: k.entry(registry.Host), Retry: k.retryAt(sourceKey(registry.Host)),
+	}
+	if !ask {
+		return view
+	}
+	if !mints {
+		given, err := registry.Source.Issue(ctx, credential.Request{Host: registry.Host, Scopes: registry.Scopes})
+		if err != nil {
+			view.GivenErr = err
+		} else {
+			view.Given = &state.Credential{Credential: given, Origin: registry.Origin}
+		}
+	}
+	if current := view.Journal.Current; current != nil && !registry.Unverified {
+		view.Check = k.config.Verifier.Check(ctx, current.Credential, view.Journal.Proof)
+	}
+	k.mu.Lock()
+	k.checks[registry.Host] = errors.Join(view.GivenErr, view.Check)
+	k.mu.Unlock()
+	return view
+}
+
+// readPlaces lists all places of all targets and reads what they hold.
+func (k *Keeper) readPlaces(ctx context.Context) []PlaceView {
+	listed := make([][]PlaceView, len(k.config.Targets))
+	var group errgroup.Group
+	group.SetLimit(k.config.Parallel)
+	for i, target := range k.config.Targets {
+		group.Go(func() error {
+			hosts := k.hosts(target)
+			places, err := target.Places(ctx)
+			if err != nil {
+				listed[i] = []PlaceView{{Target: target.Name, Hosts: hosts, Err: fmt.Errorf("list places: %w", err)}}
+				return nil
+			}
+			for _, place := range places {
+				listed[i] = append(listed[i], PlaceView{
+					Target: target.Name, Place: place, Hosts: hosts, Retry: k.retryAt(placeKey(target.Name, place)),
+				})
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+	var views []PlaceView
+	var targets []Target
+	for i, places := range listed {
+		views = append(views, places...)
+		for range places {
+			targets = append(targets, k.config.Targets[i])
+		}
+	}
+	for i := range views {
+		if views[i].Err != nil {
+			continue
+		}
+		group.Go(func() error {
+			views[i].Held, views[i].Err = targets[i].Held(ctx, views[i].Place, views[i].Hosts)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	return views
+}
+
+// trouble is a failure that stands at the end of a pass.
+type trouble struct {
+	host   credential.Host
+	target string
+	place  credential.Place
+	where  string
+	err    error
+}
+
+// troubles lists what is wrong at the end of a pass, each thing once: what
+// failed in it, and what was found wrong and could not be changed.
+func (k *Keeper) troubles(result Result) []trouble {
+	var list []trouble
+	seen := map[string]bool{}
+	add := func(t trouble) {
+		if !seen[t.where] {
+			seen[t.where] = true
+			list = append(list, t)
+		}
+	}
+	for _, event := range result.Failed {
+		s := event.Step
+		if s.Target != "" {
+			add(trouble{target: s.Target, place: s.Place, where: fmt.Sprintf("target %s %s", s.Target, s.Place), err: event.Err})
+			continue
+		}
+		add(trouble{host: s.Host, where: "registry " + string(s.Host), err: event.Err})
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, registry := range k.config.Registries {
+		if err := k.checks[registry.Host]; err != nil {
+			add(trouble{host: registry.Host, where: "registry " + string(registry.Host), err: err})
+		}
+	}
+	for _, s := range result.Plan.Steps {
+		if s.Action == Wait && s.Until.IsZero() {
+			add(trouble{target: s.Target, place: s.Place, where: "target " + s.Target, err: errors.New(s.Reason)})
+		}
+	}
+	return list
+}
+
+// recordTroubles keeps the troubles where status finds them, and drops what is
+// known of places that are gone. It writes only if something changed. What
+// waits for its next try keeps the trouble it has.
+func (k *Keeper) recordTroubles(ctx context.Context, obs Observation, result Result) error {
+	k.mu.Lock()
+	doc := k.doc.Clone()
+	k.mu.Unlock()
+	before, err := state.Encode(doc)
+	if err != nil {
+		return err
+	}
+	now := k.config.Now()
+	failed := map[string]error{}
+	for _, t := range k.troubles(result) {
+		failed[troubleKey(t.host, t.target, t.place)] = t.err
+	}
+	waiting := map[string]bool{}
+	for _, s := range result.Plan.Steps {
+		if s.Action == Wait {
+			host := s.Host
+			if s.Target != "" {
+				host = ""
+			}
+			waiting[troubleKey(host, s.Target, s.Place)] = true
+		}
+	}
+	set := func(have **state.Trouble, key string) {
+		err := failed[key]
+		switch {
+		case err != nil && (*have == nil || (*have).Text != err.Error()):
+			*have = &state.Trouble{Text: err.Error(), Hint: problem.HintOf(err), Since: now}
+		case err == nil && !waiting[key]:
+			*have = nil
+		}
+	}
+	for _, registry := range k.config.Registries {
+		set(&doc.Registry(registry.Host).Trouble, troubleKey(registry.Host, "", ""))
+	}
+	listed := map[string]map[credential.Place]*state.Place{}
+	for _, view := range obs.Places {
+		if listed[view.Target] == nil {
+			listed[view.Target] = map[credential.Place]*state.Place{}
+		}
+		if view.Place == "" {
+			listed[view.Target] = doc.Places[view.Target]
+			continue
+		}
+		place := doc.Place(view.Target, view.Place)
+		set(&place.Trouble, troubleKey("", view.Target, view.Place))
+		listed[view.Target][view.Place] = place
+	}
+	doc.Places = listed
+	after, err := state.Encode(doc)
+	if err != nil || bytes.Equal(before, after) {
+		return err
+	}
+	return k.journal(ctx, func(d *state.Document) { *d = *doc })
+}
+
+func troubleKey(host credential.Host, target string, place credential.Place) string {
+	return strings.Join([]string{string(host), target, string(place)}, "\x00")
+}

@@ -1,0 +1,392 @@
+package keeper
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/state"
+)
+
+// Action is what a step does.
+type Action string
+
+// The actions, in the order in which a rotation takes them.
+const (
+	// Abandon revokes a login that was asked for and never journaled.
+	Abandon Action = "abandon"
+	// Mint makes a login at the source, verifies it and puts it in force.
+	Mint Action = "mint"
+	// Adopt verifies a login that the source was given, and puts it in force.
+	Adopt Action = "adopt"
+	// Verify verifies a login that was minted before, and puts it in force.
+	Verify Action = "verify"
+	// Deliver writes the login in force into a place.
+	Deliver Action = "deliver"
+	// Release starts the overlap of a login that every place has left.
+	Release Action = "release"
+	// Hold ends the overlap of a login that came back into a place.
+	Hold Action = "hold"
+	// Revoke ends a replaced login at its source.
+	Revoke Action = "revoke"
+	// Forget drops a login that ended by itself from the keyring.
+	Forget Action = "forget"
+	// Keep leaves something as it is.
+	Keep Action = "keep"
+	// Wait puts off what would be done.
+	Wait Action = "wait"
+)
+
+// changes says whether carrying out the action changes anything.
+func (a Action) changes() bool { return a != Keep && a != Wait }
+
+// Step is one thing to do, or to leave, with the reason for it.
+type Step struct {
+	Action Action          `json:"action"`
+	Host   credential.Host `json:"host"`
+	// Target and Place are set for a place.
+	Target string           `json:"target,omitempty"`
+	Place  credential.Place `json:"place,omitempty"`
+	// Credential is the id of the login concerned, if it has one yet.
+	Credential string `json:"credential,omitempty"`
+	Reason     string `json:"reason"`
+	// Until is when a Wait or a Keep will be looked at again; zero if only
+	// something from outside can change it.
+	Until time.Time `json:"until,omitzero"`
+}
+
+// String is the step in one line.
+func (s Step) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-8s %s", s.Action, s.Host)
+	if s.Target != "" {
+		fmt.Fprintf(&b, " -> %s", s.Target)
+		if s.Place != "" {
+			fmt.Fprintf(&b, " %s", s.Place)
+		}
+	}
+	if s.Credential != "" {
+		fmt.Fprintf(&b, " [%s]", s.Credential)
+	}
+	fmt.Fprintf(&b, ": %s", s.Reason)
+	if !s.Until.IsZero() {
+		fmt.Fprintf(&b, " (until %s)", s.Until.UTC().Format(time.RFC3339))
+	}
+	return b.String()
+}
+
+// Plan is what there is to do, complete and in order: what is kept is listed
+// too.
+type Plan struct {
+	Steps []Step `json:"steps"`
+}
+
+// Changes lists the steps that change something.
+func (p Plan) Changes() []Step {
+	return slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return !s.Action.changes() })
+}
+
+// Next is the earliest time at which a step will be due; zero for none.
+func (p Plan) Next() time.Time {
+	var next time.Time
+	for _, s := range p.Steps {
+		if !s.Until.IsZero() && (next.IsZero() || s.Until.Before(next)) {
+			next = s.Until
+		}
+	}
+	return next
+}
+
+// View is what was found of a registry.
+type View struct {
+	Host     credential.Host
+	Origin   string
+	Scopes   credential.Scopes
+	Schedule Schedule
+	// Mints says whether the source makes logins of its own.
+	Mints bool
+	// Journal is the registry's journal and keyring.
+	Journal *state.Registry
+	// Given is the login that a source which does not mint has now, and
+	// GivenErr why it has none.
+	Given    *state.Credential
+	GivenErr error
+	// Check is what the registry says to the login in force: nil if it is
+	// accepted or was not tried.
+	Check error
+	// Asked says that a rotation was asked for.
+	Asked bool
+	// Retry is when the source may be asked again after a failure.
+	Retry time.Time
+}
+
+// PlaceView is what was found of a place.
+type PlaceView struct {
+	Target string
+	Place  credential.Place
+	// Hosts are the registries whose logins belong there.
+	Hosts []credential.Host
+	Held  map[credential.Host]credential.Login
+	// Err is why the place cannot be read; it may then hold anything. For a
+	// target that could not list its places, Place is empty.
+	Err error
+	// Retry is when the place may be tried again after a failure.
+	Retry time.Time
+}
+
+// Observation is all that a plan is made from.
+type Observation struct {
+	Now        time.Time
+	Registries []View
+	Places     []PlaceView
+}
+
+// clockSlack is by how much a journaled time may lie in the future before the
+// clock counts as having jumped.
+const clockSlack = time.Hour
+
+// Decide makes the plan. It is a function of the observation alone.
+func Decide(obs Observation) Plan {
+	var plan Plan
+	renewed := map[credential.Host]string{}
+	for _, view := range obs.Registries {
+		step := decideLogin(view, obs.Now)
+		if view.Journal.Intent != nil && (step.Action != Wait) {
+			plan.Steps = append(plan.Steps, Step{
+				Action: Abandon, Host: view.Host, Credential: view.Journal.Intent.Name,
+				Reason: "asked for, and the answer was never journaled: it may exist at the source",
+			})
+		}
+		plan.Steps = append(plan.Steps, step)
+		if step.Action == Mint || step.Action == Adopt || step.Action == Verify {
+			renewed[view.Host] = step.Reason
+		}
+	}
+	for _, place := range obs.Places {
+		for _, view := range obs.Registries {
+			if slices.Contains(place.Hosts, view.Host) {
+				plan.Steps = append(plan.Steps, decidePlace(view, place, obs.Now, renewed)...)
+			}
+		}
+	}
+	for _, view := range obs.Registries {
+		for _, retired := range view.Journal.Retired {
+			plan.Steps = append(plan.Steps, decideRetired(view, retired, obs))
+		}
+	}
+	return plan
+}
+
+// decideLogin decides about the login in force.
+//
+//	in force   registry says   source says        schedule   then
+//	none       -               -                  -          mint or adopt
+//	any        -               another login      -          adopt
+//	any        refused         -                  -          mint
+//	any        -               changed settings   -          mint
+//	any        accepted        -                  due        mint
+//	any        accepted        same               not due    keep
+//	any        no answer       -                  not due    keep
+//
+// A login that was issued and not verified yet comes before all of these.
+func decideLogin(view View, now time.Time) Step {
+	step := Step{Host: view.Host}
+	current, next := view.Journal.Current, view.Journal.Next
+	if current != nil {
+		step.Credential = current.ID
+	}
+	do := func(action Action, format string, args ...any) Step {
+		step.Action, step.Reason = action, fmt.Sprintf(format, args...)
+		if view.Retry.After(now) && action.changes() {
+			step.Action, step.Until = Wait, view.Retry
+			step.Reason += "; the last try failed"
+		}
+		return step
+	}
+	if !view.Mints {
+		switch {
+		case view.GivenErr != nil:
+			return do(Keep, "its source has no login to give: %v", view.GivenErr)
+		case view.Given == nil:
+			return do(Keep, "its source was not asked")
+		case current == nil:
+			step.Credential = view.Given.ID
+			return do(Adopt, "no login is in force")
+		case !view.Given.Login().Equal(current.Login()):
+			step.Credential = view.Given.ID
+			return do(Adopt, "the login was changed at its source")
+		case errors.Is(view.Check, credential.ErrRefused):
+			return do(Keep, "refused by the registry, and its source has no other: %v", view.Check)
+		}
+		return do(Keep, "the login in force is the one at its source")
+	}
+	if next != nil && next.Origin == view.Origin && next.Scopes.Equal(view.Scopes) {
+		step.Credential = next.ID
+		return do(Verify, "issued, and not verified yet")
+	}
+	if current == nil {
+		return do(Mint, "no login is in force")
+	}
+	due := view.Schedule.Next(current.Credential)
+	switch {
+	case view.Asked:
+		return do(Mint, "a rotation was asked for")
+	case errors.Is(view.Check, credential.ErrRefused):
+		return do(Mint, "the registry refuses the login in force")
+	case current.Origin != view.Origin:
+		return do(Mint, "the source changed")
+	case !current.Scopes.Equal(view.Scopes):
+		return do(Mint, "the scopes changed from %s to %s", current.Scopes, view.Scopes)
+	case current.Issued.After(now.Add(clockSlack)):
+		return do(Mint, "issued in the future (%s): the clock jumped", current.Issued.UTC().Format(time.RFC3339))
+	case !due.IsZero() && !due.After(now):
+		return do(Mint, "due since %s", due.UTC().Format(time.RFC3339))
+	}
+	step.Until = due
+	if due.IsZero() {
+		return do(Keep, "in force; no rotation is scheduled")
+	}
+	return do(Keep, "in force until its rotation")
+}
+
+// decidePlace decides about one registry's login in one place.
+func decidePlace(view View, place PlaceView, now time.Time, renewed map[credential.Host]string) []Step {
+	step := Step{Action: Deliver, Host: view.Host, Target: place.Target, Place: place.Place}
+	reason, renew := renewed[view.Host]
+	if view.Journal.Current == nil && !renew {
+		return nil
+	}
+	if !renew {
+		step.Credential = view.Journal.Current.ID
+	}
+	switch {
+	case place.Err != nil && place.Place == "":
+		step.Action, step.Reason = Wait, "its places cannot be listed: "+place.Err.Error()
+	case place.Err != nil:
+		step.Reason = "cannot be read: " + place.Err.Error()
+	case renew:
+		step.Reason = "the login in force will change: " + reason
+	default:
+		held := holdingOf(view, place)
+		if held == inForce {
+			step.Action = Keep
+		}
+		step.Reason = string(held)
+	}
+	if step.Action == Deliver && place.Retry.After(now) {
+		step.Action, step.Until = Wait, place.Retry
+		step.Reason += "; the last try failed"
+	}
+	return []Step{step}
+}
+
+// holding is what a place holds for a registry, as people are told it.
+type holding string
+
+const (
+	nothing  holding = "holds no login"
+	inForce  holding = "holds the login in force"
+	replaced holding = "holds a login that was replaced"
+	foreign  holding = "holds a login that is not ours"
+)
+
+func holdingOf(view View, place PlaceView) holding {
+	login, ok := place.Held[view.Host]
+	if !ok {
+		return nothing
+	}
+	if current := view.Journal.Current; current != nil && login.Equal(current.Login()) {
+		return inForce
+	}
+	for _, retired := range view.Journal.Retired {
+		if login.Equal(retired.Login()) {
+			return replaced
+		}
+	}
+	return foreign
+}
+
+// decideRetired decides about a login that was replaced.
+//
+//	a place may hold it   overlap      limit    then
+//	yes                   -            passed   revoke
+//	yes                   running      -        hold
+//	yes                   -            -        keep
+//	no                    not begun    -        release
+//	no                    running      -        keep
+//	no                    passed       -        revoke
+func decideRetired(view View, retired *state.Retired, obs Observation) Step {
+	step := Step{Host: view.Host, Credential: retired.ID}
+	do := func(action Action, format string, args ...any) Step {
+		step.Action, step.Reason = action, fmt.Sprintf(format, args...)
+		if view.Retry.After(obs.Now) && action == Revoke {
+			step.Action, step.Until = Wait, view.Retry
+			step.Reason += "; the last try failed"
+		}
+		return step
+	}
+	if !retired.Expires.IsZero() && retired.Expires.Before(obs.Now) {
+		return do(Forget, "it expired at %s", retired.Expires.UTC().Format(time.RFC3339))
+	}
+	if !view.Mints || retired.Origin != view.Origin {
+		return do(Keep, "another source issued it (%s): revoke it there by hand", retired.Origin)
+	}
+	holders := Holders(view, retired, obs.Places)
+	overlap := view.Schedule.Overlap
+	switch {
+	case len(holders) > 0:
+		limit := retired.Since.Add(view.Schedule.Limit)
+		if view.Schedule.Limit > 0 && !limit.After(obs.Now) {
+			return do(Revoke, "the limit of %s has passed, though %s", view.Schedule.Limit, summary(holders))
+		}
+		if view.Schedule.Limit > 0 {
+			step.Until = limit
+		}
+		if !retired.Left.IsZero() {
+			return do(Hold, "it came back: %s", summary(holders))
+		}
+		return do(Keep, "%s", summary(holders))
+	case retired.Left.IsZero(), retired.Left.After(obs.Now.Add(clockSlack)):
+		return do(Release, "every place has left it; the overlap of %s begins", overlap)
+	case retired.Left.Add(overlap).After(obs.Now):
+		step.Until = retired.Left.Add(overlap)
+		return do(Keep, "overlap")
+	}
+	return do(Revoke, "every place left it at %s, and the overlap of %s has passed", retired.Left.UTC().Format(time.RFC3339), overlap)
+}
+
+// Holders lists why a replaced login may be in use still: a line for each
+// place that holds it or cannot be read. A login whose secret is not known was
+// found at the source alone; any login that is not ours may be it.
+func Holders(view View, retired *state.Retired, places []PlaceView) []string {
+	var holders []string
+	for _, place := range places {
+		if !slices.Contains(place.Hosts, view.Host) {
+			continue
+		}
+		where := strings.TrimSpace(place.Target + " " + string(place.Place))
+		if place.Err != nil {
+			if !errors.Is(place.Err, credential.ErrGone) {
+				holders = append(holders, where+" cannot be read and may hold it")
+			}
+			continue
+		}
+		switch login, ok := place.Held[view.Host]; {
+		case ok && login.Equal(retired.Login()):
+			holders = append(holders, where+" holds it")
+		case retired.Secret.Empty() && holdingOf(view, place) == foreign:
+			holders = append(holders, where+" holds an unknown login that may be it")
+		}
+	}
+	return holders
+}
+
+func summary(lines []string) string {
+	if len(lines) == 1 {
+		return lines[0]
+	}
+	return fmt.Sprintf("%s, and %d more", lines[0], len(lines)-1)
+}

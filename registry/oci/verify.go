@@ -1,0 +1,284 @@
+// Package oci speaks to any registry that follows the OCI distribution
+// specification. It owns verification: whether a login is good for what it was
+// asked for, tried at the registry itself.
+//
+// It refuses to change anything at a registry.
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// Verifier tries logins.
+type Verifier struct {
+	// Transport sends the requests.
+	Transport http.RoundTripper
+	// Insecure are the registries that may be spoken to in plain HTTP. Those
+	// on this machine always may.
+	Insecure map[credential.Host]bool
+}
+
+var _ credential.Verifier = (*Verifier)(nil)
+
+const (
+	// searchPage is how many repositories are looked through for an image.
+	searchPage = 20
+	// nowhere is a digest that nothing has.
+	nowhere = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+	// pushProbe is the repository, under the login's user, for which pushing
+	// is tried where no image is known.
+	pushProbe = "regkeeper-probe"
+)
+
+// Verify tries the login as a client would: it gets a bearer token where the
+// registry hands them out, asks for a manifest, starts an upload and cancels
+// it, and asks to delete what does not exist, each for the scope it belongs
+// to. A manifest is asked for by HEAD: some registries count a GET as a
+// download. See [credential.Verifier].
+func (v *Verifier) Verify(ctx context.Context, login credential.Credential, probe string) (credential.Proof, error) {
+	registry, err := v.registry(login.Host)
+	if err != nil {
+		return credential.Proof{}, err
+	}
+	challenge, err := transport.Ping(ctx, registry, v.Transport)
+	if err != nil {
+		return credential.Proof{}, v.explain(err, login, "reach registry %s", login.Host)
+	}
+	proof := credential.Proof{
+		Scheme: challenge.Scheme, Realm: challenge.Parameters["realm"], Service: challenge.Parameters["service"],
+	}
+	// Before anything else: some registries answer a manifest to anybody.
+	if err := v.authenticate(ctx, login, registry, challenge); err != nil {
+		return credential.Proof{}, err
+	}
+	image, err := v.pull(ctx, login, registry, probe)
+	if err != nil {
+		return credential.Proof{}, err
+	}
+	if image != nil {
+		proof.Image = image.Name()
+	}
+	repository, err := v.repository(login, registry, image)
+	if err != nil {
+		return credential.Proof{}, err
+	}
+	if login.Scopes.Has(credential.Push) {
+		if err := v.push(ctx, login, repository); err != nil {
+			return credential.Proof{}, err
+		}
+	}
+	if login.Scopes.Has(credential.Delete) {
+		if err := v.delete(ctx, login, repository); err != nil {
+			return credential.Proof{}, err
+		}
+	}
+	return proof, nil
+}
+
+// Check asks for a bearer token, or where the registry has none pings it with
+// the login. See [credential.Verifier].
+func (v *Verifier) Check(ctx context.Context, login credential.Credential, proof credential.Proof) error {
+	if proof.Scheme == "" {
+		_, err := v.Verify(ctx, login, "")
+		return err
+	}
+	registry, err := v.registry(login.Host)
+	if err != nil {
+		return err
+	}
+	challenge := &transport.Challenge{
+		Scheme:     proof.Scheme,
+		Parameters: map[string]string{"realm": proof.Realm, "service": proof.Service},
+		Insecure:   registry.Scheme() == "http",
+	}
+	return v.authenticate(ctx, login, registry, challenge)
+}
+
+func (v *Verifier) registry(host credential.Host) (name.Registry, error) {
+	var options []name.Option
+	if v.Insecure[host] {
+		options = append(options, name.Insecure)
+	}
+	registry, err := name.NewRegistry(string(host), options...)
+	return registry, problem.Wrap(err, problem.Config, "", "registry %s", host)
+}
+
+func authenticator(login credential.Credential) authn.Authenticator {
+	return &authn.Basic{Username: login.Username, Password: login.Secret.Reveal()}
+}
+
+// authenticate shows the login where the registry asks for it: the token
+// server, or the API root. At the root alone a login that was not asked for is
+// not looked at by every registry.
+func (v *Verifier) authenticate(ctx context.Context, login credential.Credential, registry name.Registry, challenge *transport.Challenge) error {
+	if strings.EqualFold(challenge.Scheme, "bearer") {
+		_, err := transport.Exchange(ctx, registry, authenticator(login), v.Transport, nil, challenge)
+		return v.explain(err, login, "get a token for %s", login.Host)
+	}
+	root := url.URL{Scheme: registry.Scheme(), Host: registry.RegistryStr(), Path: "/v2/"}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, root.String(), nil)
+	if err != nil {
+		return err
+	}
+	request.SetBasicAuth(login.Username, login.Secret.Reveal())
+	response, err := v.Transport.RoundTrip(request)
+	if err != nil {
+		return v.explain(err, login, "log in to %s", login.Host)
+	}
+	defer func() { _ = response.Body.Close() }()
+	return v.explain(transport.CheckError(response, http.StatusOK), login, "log in to %s", login.Host)
+}
+
+// pull asks for the manifest of the probe, or of the first image it finds. It
+// returns no image if there is none to be found.
+func (v *Verifier) pull(ctx context.Context, login credential.Credential, registry name.Registry, probe string) (name.Reference, error) {
+	options := []remote.Option{
+		remote.WithContext(ctx), remote.WithTransport(v.Transport), remote.WithAuth(authenticator(login)),
+		remote.WithRetryStatusCodes(), remote.WithPageSize(searchPage),
+	}
+	if probe != "" {
+		var parse []name.Option
+		if v.Insecure[login.Host] {
+			parse = append(parse, name.Insecure)
+		}
+		image, err := name.ParseReference(probe, parse...)
+		if err != nil {
+			return nil, problem.Wrap(err, problem.Config, "write it as host/repository:tag", "probe %q", probe)
+		}
+		_, err = remote.Head(image, options...)
+		return image, v.explain(err, login, "pull %s", probe)
+	}
+	if !login.Scopes.Has(credential.Pull) {
+		return nil, nil
+	}
+	return v.search(registry, options), nil
+}
+
+// search looks for an image that the login can pull. Most registries do not
+// list repositories to everyone, so finding none says nothing of the login.
+func (v *Verifier) search(registry name.Registry, options []remote.Option) name.Reference {
+	repositories, err := remote.CatalogPage(registry, "", searchPage, options...)
+	if err != nil {
+		return nil
+	}
+	for _, path := range repositories {
+		repository := registry.Repo(strings.Split(path, "/")...)
+		tags, err := remote.List(repository, options...)
+		if err != nil || len(tags) == 0 {
+			continue
+		}
+		image := repository.Tag(tags[0])
+		if _, err := remote.Head(image, options...); err == nil {
+			return image
+		}
+	}
+	return nil
+}
+
+// repository is where pushing and deleting are tried.
+func (v *Verifier) repository(login credential.Credential, registry name.Registry, image name.Reference) (name.Repository, error) {
+	if image != nil {
+		return image.Context(), nil
+	}
+	return registry.Repo(strings.ToLower(login.Username), pushProbe), nil
+}
+
+// push starts an upload and cancels it (OCI distribution specification, POST
+// and DELETE of /v2/<name>/blobs/uploads/).
+func (v *Verifier) push(ctx context.Context, login credential.Credential, repository name.Repository) error {
+	client, err := transport.NewWithContext(ctx, repository.Registry, authenticator(login), v.Transport,
+		[]string{repository.Scope(transport.PushScope)})
+	if err != nil {
+		return v.explain(err, login, "push to %s", repository)
+	}
+	start := url.URL{
+		Scheme: repository.Scheme(), Host: repository.RegistryStr(),
+		Path: "/v2/" + repository.RepositoryStr() + "/blobs/uploads/",
+	}
+	response, err := send(ctx, client, http.MethodPost, start.String(), http.StatusAccepted)
+	if err != nil {
+		return v.explain(err, login, "push to %s", repository)
+	}
+	upload, err := start.Parse(response.Header.Get("Location"))
+	if err != nil {
+		return fmt.Errorf("push to %s: upload has no place: %w", repository, err)
+	}
+	_, err = send(ctx, client, http.MethodDelete, upload.String(),
+		http.StatusNoContent, http.StatusOK, http.StatusAccepted, http.StatusNotFound, http.StatusMethodNotAllowed)
+	return v.explain(err, login, "cancel an upload to %s", repository)
+}
+
+// delete asks to delete a manifest that does not exist.
+func (v *Verifier) delete(ctx context.Context, login credential.Credential, repository name.Repository) error {
+	client, err := transport.NewWithContext(ctx, repository.Registry, authenticator(login), v.Transport,
+		[]string{repository.Scope(transport.DeleteScope)})
+	if err != nil {
+		return v.explain(err, login, "delete from %s", repository)
+	}
+	manifest := url.URL{
+		Scheme: repository.Scheme(), Host: repository.RegistryStr(),
+		Path: "/v2/" + repository.RepositoryStr() + "/manifests/" + nowhere,
+	}
+	_, err = send(ctx, client, http.MethodDelete, manifest.String(),
+		http.StatusAccepted, http.StatusNotFound, http.StatusMethodNotAllowed)
+	return v.explain(err, login, "delete from %s", repository)
+}
+
+func send(ctx context.Context, client http.RoundTripper, method, target string, good ...int) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, target, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if err := transport.CheckError(response, good...); err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return response, err
+}
+
+// explain makes a problem of what a registry said: refused, not there, or not
+// reached. It returns nil for nil.
+func (v *Verifier) explain(err error, login credential.Credential, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	what := fmt.Sprintf(format, args...)
+	var answer *transport.Error
+	if !errors.As(err, &answer) {
+		if errors.Is(err, context.Canceled) {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return problem.Wrap(err, problem.Unreachable,
+			"check that the registry is up, its name and port, and whether it speaks HTTPS", "%s", what)
+	}
+	switch answer.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		hint := fmt.Sprintf("the login %s is wrong, revoked or expired, or lacks a right among: %s", login.ID, login.Scopes)
+		if strings.Contains(answer.Error(), "reqPackageAccess") {
+			hint = "Gitea's reqPackageAccess: the token lacks read:package (write:package to push), or the image's owner is private to that user"
+		}
+		return problem.Wrap(errors.Join(credential.ErrRefused, err), problem.Denied, hint, "%s", what)
+	case http.StatusNotFound:
+		return problem.Wrap(err, problem.NotFound, "check the name of the image, and that its owner exists", "%s", what)
+	}
+	return problem.Wrap(err, problem.Unreachable, "the registry answered with an error of its own: look at its log", "%s", what)
+}

@@ -1,0 +1,39 @@
+// Package static is the source of logins that someone else made: a username,
+// and a secret that is kept in the environment, a file, or a program's output.
+// It mints nothing; when the secret changes there, the login does.
+package static
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/secretref"
+)
+
+// Config is a login's whereabouts.
+type Config struct {
+	Username string
+	Password secretref.Ref
+}
+
+// Source gives one login.
+type Source struct{ config Config }
+
+var _ credential.Source = (*Source)(nil)
+
+// New makes the source. It reads nothing yet.
+func New(config Config) *Source { return &Source{config: config} }
+
+// Issue returns the login as it is now. Its ID follows the secret, and gives
+// nothing of it away. Which scopes it has is for verification to find out.
+func (s *Source) Issue(ctx context.Context, req credential.Request) (credential.Credential, error) {
+	secret, err := s.config.Password.Resolve(ctx)
+	if err != nil {
+		return credential.Credential{}, fmt.Errorf("get the password of %s: %w", s.config.Username, err)
+	}
+	id := "static-" + s.config.Username + "-" + secret.Fingerprint()
+	return credential.Credential{
+		ID: id, Name: id, Host: req.Host, Username: s.config.Username, Secret: secret, Scopes: req.Scopes,
+	}, nil
+}

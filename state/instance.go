@@ -1,0 +1,36 @@
+package state
+
+import (
+	"crypto/rand"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/regkeeper/regkeeper/internal/disk"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+const instanceName = "instance"
+
+// Instance is the id by which this regkeeper knows the logins that it minted.
+// It is made once for a folder, and lies beside the document: whoever loses
+// the document still finds the logins at their sources.
+func Instance(folder string) (string, error) {
+	path := filepath.Join(folder, instanceName)
+	text, err := os.ReadFile(path)
+	id := strings.TrimSpace(string(text))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		id = rand.Text()
+		return id, disk.WriteFile(path, []byte(id+"\n"), disk.PrivateFile)
+	case err != nil:
+		return "", disk.Problem(err, "read %s", path)
+	case id == "":
+		return "", problem.New(problem.Damaged,
+			"put a copy back; a new id would leave the logins minted so far to be revoked by hand",
+			"instance file %s is empty", path)
+	}
+	return id, nil
+}

@@ -1,0 +1,210 @@
+// Package file is the target of config.json files on this machine.
+package file
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/dockerconfig"
+	"github.com/regkeeper/regkeeper/internal/disk"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// Config says which files.
+type Config struct {
+	// Paths are absolute paths of config.json files. A folder's name in one
+	// may be a pattern as of [filepath.Match]: /home/*/.docker/config.json is
+	// a file in every folder of /home, made where it does not exist.
+	Paths []string
+	// Owner is given the files and folders that are made. Nil means the owner
+	// of the nearest folder that exists.
+	Owner *dockerconfig.Owner
+	// Mode are the files' permission bits; zero means 0600.
+	Mode fs.FileMode
+}
+
+// Target delivers to files. A place is a path.
+type Target struct{ config Config }
+
+var _ credential.Watcher = (*Target)(nil)
+
+// New makes the target. It touches nothing yet.
+func New(config Config) *Target { return &Target{config: config} }
+
+// Places lists the paths, patterns replaced by what matches.
+func (t *Target) Places(context.Context) ([]credential.Place, error) {
+	var places []credential.Place
+	for _, path := range t.config.Paths {
+		paths, err := expand(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range paths {
+			places = append(places, credential.Place(p))
+		}
+	}
+	slices.Sort(places)
+	return slices.Compact(places), nil
+}
+
+// expand matches the part of a path up to its last pattern; what is behind
+// that need not exist.
+func expand(path string) ([]string, error) {
+	parts := strings.Split(path, string(filepath.Separator))
+	last := -1
+	for i, part := range parts {
+		if strings.ContainsAny(part, `*?[`) {
+			last = i
+		}
+	}
+	if last < 0 {
+		return []string{filepath.Clean(path)}, nil
+	}
+	pattern := strings.Join(parts[:last+1], string(filepath.Separator))
+	rest := filepath.Join(parts[last+1:]...)
+	matches, err := filepath.Glob(pattern)
+	if err != nil {
+		return nil, problem.Wrap(err, problem.Config, "see the documentation of the file target for patterns", "path %s", path)
+	}
+	var paths []string
+	for _, match := range matches {
+		if rest == "" {
+			paths = append(paths, match)
+			continue
+		}
+		if info, err := os.Stat(match); err == nil && info.IsDir() {
+			paths = append(paths, filepath.Join(match, rest))
+		}
+	}
+	return paths, nil
+}
+
+func (t *Target) file(place credential.Place) dockerconfig.File {
+	return dockerconfig.File{Path: string(place), Owner: t.config.Owner, Mode: t.config.Mode}
+}
+
+// Held reads a file. It fails if a credential helper answers for one of the
+// hosts: clients then never look at what is delivered.
+func (t *Target) Held(_ context.Context, place credential.Place, hosts []credential.Host) (map[credential.Host]credential.Login, error) {
+	doc, err := t.file(place).Read()
+	if err != nil {
+		return nil, err
+	}
+	held := map[credential.Host]credential.Login{}
+	for _, host := range hosts {
+		if helper, ok := doc.Helper(host); ok {
+			return nil, problem.New(problem.Config,
+				`remove "credsStore" there, or add "credHelpers": {"`+host.Key()+`": ""} so that clients read the file`,
+				"%s: the credential helper %q answers for %s, and what is delivered is never used", place, helper, host)
+		}
+		if login, ok := doc.Login(host); ok {
+			held[host] = login
+		}
+	}
+	return held, nil
+}
+
+// Deliver merges the logins into a file.
+func (t *Target) Deliver(ctx context.Context, place credential.Place, logins map[credential.Host]credential.Login) error {
+	hosts := make([]credential.Host, 0, len(logins))
+	for host := range logins {
+		hosts = append(hosts, host)
+	}
+	slices.Sort(hosts)
+	_, err := t.file(place).Update(ctx, func(doc *dockerconfig.Document) (changed bool) {
+		for _, host := range hosts {
+			changed = doc.Set(host, logins[host]) || changed
+		}
+		return changed
+	})
+	return err
+}
+
+// settle is how long a burst of changes is gathered.
+const settle = 20 * time.Millisecond
+
+// Watch tells of changes to the files: the folders are watched, since clients
+// replace a file as a whole. A folder that does not exist yet is awaited in the
+// nearest one that does.
+func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) error {
+	watcher, err := fsnotify.NewWatcher()
+	if err != nil {
+		return disk.Problem(err, "watch files")
+	}
+	defer func() { _ = watcher.Close() }()
+	for {
+		names, err := t.watchFolders(ctx, watcher)
+		if err != nil {
+			return err
+		}
+		for heard := false; !heard; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case err := <-watcher.Errors:
+				return disk.Problem(err, "watch files")
+			case event := <-watcher.Events:
+				heard = names[event.Name] && event.Op != fsnotify.Chmod
+			}
+		}
+		burst := time.NewTimer(settle)
+		for waiting := true; waiting; {
+			select {
+			case <-watcher.Events:
+			case <-burst.C:
+				waiting = false
+			case <-ctx.Done():
+				burst.Stop()
+				return nil
+			}
+		}
+		changed()
+	}
+}
+
+// watchFolders watches what the places need, and nothing else. It returns the
+// names whose changes matter: the files, the first missing folder on the way
+// to a file, and the watched folders themselves.
+func (t *Target) watchFolders(ctx context.Context, watcher *fsnotify.Watcher) (names map[string]bool, err error) {
+	places, err := t.Places(ctx)
+	if err != nil {
+		return nil, err
+	}
+	names = map[string]bool{}
+	want := map[string]bool{}
+	for _, place := range places {
+		path := string(place)
+		if end, err := filepath.EvalSymlinks(path); err == nil {
+			path = end
+		}
+		folder := filepath.Dir(path)
+		for folder != filepath.Dir(folder) {
+			if info, err := os.Stat(folder); err == nil && info.IsDir() {
+				break
+			}
+			path, folder = folder, filepath.Dir(folder)
+		}
+		want[folder] = true
+		names[path], names[folder] = true, true
+	}
+	for _, have := range watcher.WatchList() {
+		if !want[have] {
+			_ = watcher.Remove(have)
+		}
+		delete(want, have)
+	}
+	for folder := range want {
+		if err := watcher.Add(folder); err != nil {
+			return nil, disk.Problem(err, "watch folder %s", folder)
+		}
+	}
+	return names, nil
+}
