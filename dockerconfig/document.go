@@ -241,8 +241,9 @@ func (d *Document) Helper(host credential.Host) (name string, ok bool) {
 	return fields.CredsStore, fields.CredsStore != ""
 }
 
-// insert adds a member behind the others, laid out as its neighbours are. The
-// depth is that of the object's own members: 0 for the outer object's.
+// insert adds a member behind the others, laid out as its neighbours are. In
+// package hujson white space behind a last value stands for a trailing comma;
+// what precedes the closing brace belongs to the object. The depth is that of the object's own members: 0 for the outer object's.
 func (d *Document) insert(into *hujson.Value, depth int, name string, value hujson.Value) {
 	object := into.Value.(*hujson.Object)
 	member := hujson.ObjectMember{Name: hujson.Value{Value: hujson.String(name)}, Value: value}
@@ -250,7 +251,6 @@ func (d *Document) insert(into *hujson.Value, depth int, name string, value hujs
 		last := &object.Members[n-1]
 		member.Name.BeforeExtra = bytes.Clone(last.Name.BeforeExtra)
 		member.Value.BeforeExtra = bytes.Clone(last.Value.BeforeExtra)
-		member.Value.AfterExtra, last.Value.AfterExtra = last.Value.AfterExtra, nil
 	} else {
 		newline, space := d.indent()
 		object.AfterExtra = nil
@@ -259,7 +259,7 @@ func (d *Document) insert(into *hujson.Value, depth int, name string, value hujs
 			unit := strings.TrimLeft(newline, "\r\n")
 			eol := strings.TrimSuffix(newline, unit)
 			member.Name.BeforeExtra = hujson.Extra(eol + strings.Repeat(unit, depth+1))
-			member.Value.AfterExtra = hujson.Extra(eol + strings.Repeat(unit, depth))
+			object.AfterExtra = hujson.Extra(eol + strings.Repeat(unit, depth))
 		}
 	}
 	object.Members = append(object.Members, member)
@@ -281,10 +281,12 @@ func remove(object *hujson.Object, name string) (changed bool) {
 		if text(object.Members[i].Name) != name {
 			continue
 		}
-		if i > 0 && i == len(object.Members)-1 {
-			object.Members[i-1].Value.AfterExtra = object.Members[i].Value.AfterExtra
-		}
 		object.Members = append(object.Members[:i], object.Members[i+1:]...)
+		if n := len(object.Members); n == 0 {
+			object.AfterExtra = nil
+		} else if i == n {
+			object.Members[n-1].Value.AfterExtra = nil
+		}
 		changed = true
 	}
 	return changed

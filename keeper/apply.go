@@ -21,14 +21,14 @@ type ledger struct {
 
 	mu     sync.Mutex
 	done   []Step
-	failed []Event
+	failed []Failure
 }
 
 func (l *ledger) add(step Step, began time.Time, err error) {
 	event := Event{Step: step, Took: time.Since(began), Err: err}
 	l.mu.Lock()
 	if err != nil {
-		l.failed = append(l.failed, event)
+		l.failed = append(l.failed, Failure{Step: step, Problem: err.Error(), Hint: problem.HintOf(err), err: err})
 	} else {
 		l.done = append(l.done, step)
 	}
@@ -39,7 +39,7 @@ func (l *ledger) add(step Step, began time.Time, err error) {
 // apply carries a plan out: first the logins, then the places, then what ends
 // replaced logins. A step that fails does not hold up the others. The error is
 // the pass's end: the context is done, or the journal cannot be written.
-func (k *Keeper) apply(ctx context.Context, obs Observation, plan Plan) (done []Step, failed []Event, err error) {
+func (k *Keeper) apply(ctx context.Context, obs Observation, plan Plan) (done []Step, failed []Failure, err error) {
 	ledger := &ledger{report: k.config.Report}
 	byHost := map[credential.Host][]Step{}
 	byPlace := map[string][]Step{}
@@ -168,7 +168,7 @@ func (k *Keeper) mint(ctx context.Context, view View) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("mint: %w", err)
 	}
-	next := &state.Credential{Credential: issued, Origin: registry.Origin}
+	next := &state.Credential{Credential: issued, Origin: registry.Origin, Terms: registry.Terms}
 	err = k.note(ctx, view.Host, func(r *state.Registry) { r.Intent, r.Next = nil, next })
 	if err != nil {
 		return issued.ID, err

@@ -33,7 +33,10 @@ type Registry struct {
 	Source credential.Source
 	// Origin names the source and the account it issues logins for. When it
 	// changes, so does the login. It holds no secret.
-	Origin   string
+	Origin string
+	// Terms are what the source was told of the logins besides their scopes.
+	// When they change, so does the login.
+	Terms    string
 	Scopes   credential.Scopes
 	Schedule Schedule
 	// Probe is an image that verification pulls; empty to have one found.
@@ -126,16 +129,28 @@ type Options struct {
 	Rotate []credential.Host
 	// Impatient tries again at once what failed a short while ago.
 	Impatient bool
+	// Places looks at the places alone: nothing is asked of a registry or a
+	// source.
+	Places bool
 }
 
 // Result is what a pass did.
 type Result struct {
 	// Done and Failed are the steps that changed something, and those that
 	// should have.
-	Done   []Step
-	Failed []Event
+	Done   []Step    `json:"done"`
+	Failed []Failure `json:"failed"`
 	// Plan is what is left: the last plan made.
-	Plan Plan
+	Plan Plan `json:"plan"`
+}
+
+// Failure is a step that failed, as people are told of it.
+type Failure struct {
+	Step    Step   `json:"step"`
+	Problem string `json:"problem"`
+	Hint    string `json:"hint,omitempty"`
+
+	err error
 }
 
 // Sync makes one pass: it observes, plans and applies until nothing is left to
@@ -157,7 +172,7 @@ func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
 	var obs Observation
 	rotate := options.Rotate
 	for range maxRounds {
-		obs = k.observe(ctx, rotate, true)
+		obs = k.observe(ctx, rotate, !options.Places)
 		if err := ctx.Err(); err != nil {
 			return result, err
 		}

@@ -40,7 +40,7 @@ func (k *Keeper) observe(ctx context.Context, rotate []credential.Host, ask bool
 func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {
 	_, mints := registry.Source.(credential.Minter)
 	view := View{
-		Host: registry.Host, Origin: registry.Origin, Scopes: registry.Scopes, Schedule: registry.Schedule,
+		Host: registry.Host, Origin: registry.Origin, Terms: registry.Terms, Scopes: registry.Scopes, Schedule: registry.Schedule,
 		Mints: mints, Journal: k.entry(registry.Host), Retry: k.retryAt(sourceKey(registry.Host)),
 	}
 	if !ask {
@@ -51,7 +51,7 @@ func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {
 		if err != nil {
 			view.GivenErr = err
 		} else {
-			view.Given = &state.Credential{Credential: given, Origin: registry.Origin}
+			view.Given = &state.Credential{Credential: given, Origin: registry.Origin, Terms: registry.Terms}
 		}
 	}
 	if current := view.Journal.Current; current != nil && !registry.Unverified {
@@ -126,13 +126,13 @@ func (k *Keeper) troubles(result Result) []trouble {
 			list = append(list, t)
 		}
 	}
-	for _, event := range result.Failed {
-		s := event.Step
+	for _, failure := range result.Failed {
+		s := failure.Step
 		if s.Target != "" {
-			add(trouble{target: s.Target, place: s.Place, where: fmt.Sprintf("target %s %s", s.Target, s.Place), err: event.Err})
+			add(trouble{target: s.Target, place: s.Place, where: fmt.Sprintf("target %s %s", s.Target, s.Place), err: failure.err})
 			continue
 		}
-		add(trouble{host: s.Host, where: "registry " + string(s.Host), err: event.Err})
+		add(trouble{host: s.Host, where: "registry " + string(s.Host), err: failure.err})
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()

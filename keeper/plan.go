@@ -104,6 +104,7 @@ func (p Plan) Next() time.Time {
 type View struct {
 	Host     credential.Host
 	Origin   string
+	Terms    string
 	Scopes   credential.Scopes
 	Schedule Schedule
 	// Mints says whether the source makes logins of its own.
@@ -223,7 +224,7 @@ func decideLogin(view View, now time.Time) Step {
 		}
 		return do(Keep, "the login in force is the one at its source")
 	}
-	if next != nil && next.Origin == view.Origin && next.Scopes.Equal(view.Scopes) {
+	if next != nil && next.Origin == view.Origin && next.Terms == view.Terms && next.Scopes.Equal(view.Scopes) {
 		step.Credential = next.ID
 		return do(Verify, "issued, and not verified yet")
 	}
@@ -240,6 +241,8 @@ func decideLogin(view View, now time.Time) Step {
 		return do(Mint, "the source changed")
 	case !current.Scopes.Equal(view.Scopes):
 		return do(Mint, "the scopes changed from %s to %s", current.Scopes, view.Scopes)
+	case current.Terms != view.Terms:
+		return do(Mint, "the terms changed from %s to %s", current.Terms, view.Terms)
 	case current.Issued.After(now.Add(clockSlack)):
 		return do(Mint, "issued in the future (%s): the clock jumped", current.Issued.UTC().Format(time.RFC3339))
 	case !due.IsZero() && !due.After(now):
@@ -311,6 +314,8 @@ func holdingOf(view View, place PlaceView) holding {
 
 // decideRetired decides about a login that was replaced.
 //
+// One that has expired is no use to anybody and goes. Of the others:
+//
 //	a place may hold it   overlap      limit    then
 //	yes                   -            passed   revoke
 //	yes                   running      -        hold
@@ -328,11 +333,15 @@ func decideRetired(view View, retired *state.Retired, obs Observation) Step {
 		}
 		return step
 	}
-	if !retired.Expires.IsZero() && retired.Expires.Before(obs.Now) {
-		return do(Forget, "it expired at %s", retired.Expires.UTC().Format(time.RFC3339))
-	}
+	expired := !retired.Expires.IsZero() && retired.Expires.Before(obs.Now)
 	if !view.Mints || retired.Origin != view.Origin {
+		if expired {
+			return do(Forget, "it expired at %s", retired.Expires.UTC().Format(time.RFC3339))
+		}
 		return do(Keep, "another source issued it (%s): revoke it there by hand", retired.Origin)
+	}
+	if expired {
+		return do(Revoke, "it expired at %s", retired.Expires.UTC().Format(time.RFC3339))
 	}
 	holders := Holders(view, retired, obs.Places)
 	overlap := view.Schedule.Overlap

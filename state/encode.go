@@ -45,6 +45,7 @@ type (
 		Issued   time.Time         `json:"issued,omitzero"`
 		Expires  time.Time         `json:"expires,omitzero"`
 		Origin   string            `json:"origin,omitempty"`
+		Terms    string            `json:"terms,omitempty"`
 		Since    time.Time         `json:"since,omitzero"`
 		Left     time.Time         `json:"left,omitzero"`
 	}
@@ -126,7 +127,7 @@ func encodeLogin(c *Credential) *loginText {
 	}
 	return &loginText{
 		ID: c.ID, Name: c.Name, Host: c.Host, Username: c.Username, Secret: c.Secret.Reveal(),
-		Scopes: c.Scopes, Issued: c.Issued, Expires: c.Expires, Origin: c.Origin,
+		Scopes: c.Scopes, Issued: c.Issued, Expires: c.Expires, Origin: c.Origin, Terms: c.Terms,
 	}
 }
 
@@ -139,6 +140,6 @@ func decodeLogin(t *loginText) *Credential {
 			ID: t.ID, Name: t.Name, Host: t.Host, Username: t.Username, Secret: credential.NewSecret(t.Secret),
 			Scopes: t.Scopes, Issued: t.Issued, Expires: t.Expires,
 		},
-		Origin: t.Origin,
+		Origin: t.Origin, Terms: t.Terms,
 	}
 }

@@ -88,3 +88,15 @@ func Read(folder string) (*Document, error) {
 	}
 	return doc, nil
 }
+
+// ReadOnly is the document in a folder that someone else may have: it can be
+// loaded and not be saved.
+func ReadOnly(folder string) Store { return readOnly(folder) }
+
+type readOnly string
+
+func (r readOnly) Load(context.Context) (*Document, error) { return Read(string(r)) }
+
+func (r readOnly) Save(context.Context, *Document) error {
+	return problem.New(problem.Busy, "", "data folder %s was opened for looking only", string(r))
+}

@@ -52,6 +52,8 @@ type Credential struct {
 	// Origin says which source issued it. Another source can neither tell
 	// about the login nor revoke it.
 	Origin string
+	// Terms are what the source was told besides the scopes.
+	Terms string
 }
 
 // Retired is a login that was replaced.

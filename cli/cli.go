@@ -1,0 +1,216 @@
+// Package cli is regkeeper's command line: one file a command. It owns flags,
+// help, what is printed and the exit code.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/regkeeper/regkeeper/config"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// exitInterrupted is the exit code after a signal, as shells have it for
+// SIGINT.
+const exitInterrupted = 130
+
+// Streams are the standard streams of a run.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// Run runs one command line, without the program's name, and returns the exit
+// code. It stops early, and cleanly, when ctx ends. Hangup asks a daemon to
+// reload; it may be nil.
+func Run(ctx context.Context, streams Streams, hangup <-chan os.Signal, args ...string) int {
+	root := newRoot(&env{Streams: streams, hangup: hangup})
+	root.SetArgs(args)
+	root.SetIn(streams.In)
+	root.SetOut(streams.Out)
+	root.SetErr(streams.Err)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		_, _ = fmt.Fprintln(streams.Err, "regkeeper: interrupted")
+		return exitInterrupted
+	}
+	kind := problem.KindOf(err)
+	if kind == problem.Pending {
+		return kind.ExitCode()
+	}
+	_, _ = fmt.Fprintf(streams.Err, "regkeeper: error: %v\n", err)
+	if hint := problem.HintOf(err); hint != "" {
+		_, _ = fmt.Fprintf(streams.Err, "regkeeper: hint: %s\n", hint)
+	}
+	return kind.ExitCode()
+}
+
+// env is what the commands share.
+type env struct {
+	Streams
+	hangup <-chan os.Signal
+
+	configPath, dataPath string
+	output               string
+	verbose              bool
+	logFormat            string
+}
+
+const exitCodes = `Exit codes:
+  0 done   1 internal error   2 changes pending (plan)   3 usage   4 configuration
+  5 login refused   6 not reachable   7 busy   8 not found   9 damaged document
+  10 disk   11 partly done   130 interrupted`
+
+func newRoot(e *env) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "regkeeper",
+		Short: "Keeps runners, hosts and clusters logged in to a container registry",
+		Long: `regkeeper mints registry logins, verifies them, delivers them to the places where
+clients look for them, rotates them, and revokes the old ones when no place
+holds them any more.
+
+` + exitCodes,
+		Example: `  regkeeper up                         # try it: embedded registry, minted login, proven pull
+  regkeeper up --config regkeeper.yaml # the same for registries of yours, and stay
+  regkeeper plan                       # what sync would do, and why
+  regkeeper status`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if e.output != "text" && e.output != "json" {
+				return problem.New(problem.Usage, "-o takes text or json", "output %q is not known", e.output)
+			}
+			if e.logFormat != "text" && e.logFormat != "json" {
+				return problem.New(problem.Usage, "--log-format takes text or json", "log format %q is not known", e.logFormat)
+			}
+			return nil
+		},
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&e.configPath, "config", "", "the configuration (default ./regkeeper.yaml, then the user's and the system's folder)")
+	flags.StringVar(&e.dataPath, "data", "", "the data folder (default ./regkeeper-data, or the state folder that goes with the configuration's place)")
+	flags.StringVarP(&e.output, "output", "o", "text", "how results are printed: text or json")
+	flags.BoolVarP(&e.verbose, "verbose", "v", false, "log more")
+	flags.StringVar(&e.logFormat, "log-format", "text", "how logs are written: text or json")
+	complete := func(words ...string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
+	}
+	_ = root.RegisterFlagCompletionFunc("output", complete("text", "json"))
+	_ = root.RegisterFlagCompletionFunc("log-format", complete("text", "json"))
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return problem.Wrap(err, problem.Usage, "see "+c.CommandPath()+" --help", "command line")
+	})
+	root.AddCommand(
+		newUp(e), newSync(e), newPlan(e), newStatus(e), newRotate(e), newConfig(e), newRegistry(e), newVersion(e),
+	)
+	for _, c := range root.Commands() {
+		strict(c)
+	}
+	return root
+}
+
+// strict makes wrong arguments a usage problem, and a group without a command
+// an error rather than a success.
+func strict(c *cobra.Command) {
+	check := c.Args
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if check == nil {
+			return nil
+		}
+		return problem.Wrap(check(cmd, args), problem.Usage, "see "+cmd.CommandPath()+" --help", "command line")
+	}
+	if c.HasSubCommands() && c.RunE == nil {
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return problem.New(problem.Usage, "see "+cmd.CommandPath()+" --help", "unknown command %q for %q", args[0], cmd.CommandPath())
+			}
+			return cmd.Help()
+		}
+	}
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+}
+
+func (e *env) logger() *slog.Logger {
+	options := &slog.HandlerOptions{Level: slog.LevelInfo}
+	if e.verbose {
+		options.Level = slog.LevelDebug
+	}
+	if e.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(e.Err, options))
+	}
+	return slog.New(slog.NewTextHandler(e.Err, options))
+}
+
+// locate is the configuration's path, empty if there is none, and the data
+// folder.
+func (e *env) locate() (path, data string, err error) {
+	path, data, err = config.Find(e.configPath)
+	if err != nil && !errors.Is(err, config.ErrNone) {
+		return "", "", err
+	}
+	if e.dataPath != "" {
+		data = e.dataPath
+	}
+	data, absErr := filepath.Abs(data)
+	return path, data, absErr
+}
+
+// load reads the configuration, and says its warnings.
+func (e *env) load() (c config.Config, data string, err error) {
+	path, data, err := e.locate()
+	if err != nil {
+		return c, data, err
+	}
+	if path == "" {
+		return c, data, problem.New(problem.NotFound,
+			"write a regkeeper.yaml as the README shows, name one with --config, or run regkeeper up without one",
+			"no configuration was found")
+	}
+	c, err = config.Load(path)
+	return c, data, err
+}
+
+// loadOrDefault is as load; where there is no configuration and the data
+// folder was made by up without one, it is up's own.
+func (e *env) loadOrDefault() (c config.Config, data string, err error) {
+	path, data, err := e.locate()
+	if err != nil || path != "" {
+		if err == nil {
+			c, err = config.Load(path)
+		}
+		return c, data, err
+	}
+	address, ok := rememberedAddress(data)
+	if !ok {
+		return e.load()
+	}
+	return defaultConfig(data, address), data, nil
+}
+
+func (e *env) json() bool { return e.output == "json" }
+
+func (e *env) printf(format string, args ...any) {
+	// Who closes standard output wants no more of it.
+	_, _ = fmt.Fprintf(e.Out, format, args...)
+}
+
+func (e *env) warn(warnings []string) {
+	for _, warning := range warnings {
+		_, _ = fmt.Fprintf(e.Err, "regkeeper: warning: %s\n", warning)
+	}
+}
+
+func example(lines ...string) string { return "  " + strings.Join(lines, "\n  ") }

@@ -1,0 +1,55 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/url"
+
+	"github.com/regkeeper/regkeeper/app"
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/daemon"
+	"github.com/regkeeper/regkeeper/keeper"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// call sends a request to the daemon that has the data folder.
+func call(ctx context.Context, folder, method, path string) (*http.Response, error) {
+	client := http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", app.Control(folder))
+		},
+		DisableKeepAlives: true,
+	}}
+	request, err := http.NewRequestWithContext(ctx, method, "http://regkeeper"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return client.Do(request)
+}
+
+// order has the daemon make a pass. ok says whether there is one that took the
+// order.
+func order(ctx context.Context, folder string, rotate []credential.Host) (result keeper.Result, ok bool, err error) {
+	query := url.Values{}
+	for _, host := range rotate {
+		query.Add("rotate", string(host))
+	}
+	response, err := call(ctx, folder, http.MethodPost, "/sync?"+query.Encode())
+	if err != nil {
+		return result, false, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	var outcome daemon.Outcome
+	if err := json.NewDecoder(response.Body).Decode(&outcome); err != nil {
+		return result, false, err
+	}
+	if outcome.Result != nil {
+		result = *outcome.Result
+	}
+	if outcome.Problem != "" {
+		return result, true, problem.New(outcome.Kind, outcome.Hint, "%s", outcome.Problem)
+	}
+	return result, true, nil
+}

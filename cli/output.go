@@ -1,0 +1,114 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+
+	"github.com/regkeeper/regkeeper/keeper"
+)
+
+// printJSON prints a result as one indented JSON value.
+func (e *env) printJSON(value any) error {
+	encoder := json.NewEncoder(e.Out)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(value)
+}
+
+// table prints rows under a heading, in columns.
+func (e *env) table(heading string, rows [][]string) error {
+	w := tabwriter.NewWriter(e.Out, 0, 0, 2, ' ', 0)
+	if _, err := fmt.Fprintln(w, strings.ReplaceAll(heading, " ", "\t")); err != nil {
+		return err
+	}
+	for _, row := range rows {
+		if _, err := fmt.Fprintln(w, strings.Join(row, "\t")); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
+
+func onTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
+
+// slow is how long a run is quiet before it shows that it is at work.
+const slow = time.Second
+
+// progress shows what is being done: on a terminal a line that is replaced,
+// from the first second on; elsewhere nothing, since the result is printed as
+// plain lines.
+type progress struct {
+	mu    sync.Mutex
+	bar   *progressbar.ProgressBar
+	began time.Time
+	out   io.Writer
+}
+
+func (e *env) progress() *progress {
+	return &progress{began: time.Now(), out: e.Err}
+}
+
+func (p *progress) step(event keeper.Event) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !onTerminal(p.out) || time.Since(p.began) < slow {
+		return
+	}
+	if p.bar == nil {
+		p.bar = progressbar.NewOptions(-1, progressbar.OptionSetWriter(p.out), progressbar.OptionShowCount(),
+			progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))
+	}
+	p.bar.Describe(fmt.Sprintf("%s %s", event.Step.Action, event.Step.Host))
+	_ = p.bar.Add(1)
+}
+
+func (p *progress) done() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar != nil {
+		_ = p.bar.Finish()
+	}
+}
+
+// ago is a time as people say it.
+func ago(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	d := time.Since(*t)
+	if d < 0 {
+		return "in " + round(-d)
+	}
+	return round(d) + " ago"
+}
+
+func round(d time.Duration) string {
+	switch {
+	case d >= 48*time.Hour:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	case d >= time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	case d >= time.Minute:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	}
+	return fmt.Sprintf("%ds", int(d.Seconds()))
+}
+
+func dash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}

@@ -1,0 +1,308 @@
+package cli
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/regkeeper/regkeeper/app"
+	"github.com/regkeeper/regkeeper/config"
+	"github.com/regkeeper/regkeeper/daemon"
+	"github.com/regkeeper/regkeeper/internal/disk"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+func newUp(e *env) *cobra.Command {
+	var listen string
+	c := &cobra.Command{
+		Use:   "up",
+		Short: "Start, do the main job, and stay",
+		Long: `Up keeps the logins of the configuration: it mints, verifies, delivers and rotates
+them, heals what others change, and serves health and metrics, until it is stopped.
+
+Without a configuration it starts the embedded registry under the data folder, pushes
+a private image, mints a login for it, delivers that to a config.json of its own, and
+proves that the image can be pulled with that file and not without it, before and
+after a rotation.
+
+The configuration is taken up anew when it changes, and on SIGHUP.`,
+		Example: example("regkeeper up", "regkeeper up --data /tmp/try --listen 127.0.0.1:5005", "regkeeper up --config regkeeper.yaml"),
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return e.up(c.Context(), listen)
+		},
+	}
+	c.Flags().StringVar(&listen, "listen", "", "where the embedded registry listens when there is no configuration (default 127.0.0.1:5000, or a free port)")
+	return c
+}
+
+func (e *env) up(ctx context.Context, listen string) error {
+	path, folder, err := e.locate()
+	if err != nil {
+		return err
+	}
+	if path != "" && listen != "" {
+		return problem.New(problem.Usage, "set serve.registry.listen in "+path, "--listen is for a start without a configuration")
+	}
+	var c config.Config
+	if path != "" {
+		// Before the data folder is made, and before anything is started.
+		if c, err = config.Load(path); err != nil {
+			return err
+		}
+	}
+	data, err := app.Open(folder)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = data.Close() }()
+	u := &upRun{env: e, log: e.logger(), data: data, path: path}
+	if path == "" {
+		if u.listener, err = listenDefault(folder, listen); err != nil {
+			return err
+		}
+		c = defaultConfig(folder, u.listener.Addr().String())
+	}
+	return u.run(ctx, c)
+}
+
+// upRun is one run of up.
+type upRun struct {
+	*env
+	log  *slog.Logger
+	data *app.Data
+	// path is the configuration's; empty for the defaults.
+	path string
+	// listener is the embedded registry's, where it is open already.
+	listener net.Listener
+}
+
+func (u *upRun) run(ctx context.Context, c config.Config) error {
+	servers, closers, err := u.listen(c)
+	defer func() {
+		for _, c := range closers {
+			_ = c()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	metrics := daemon.NewMetrics(version().Version)
+	d := daemon.New(daemon.Config{
+		Load: func() (daemon.Setup, error) {
+			latest := c
+			if u.path != "" {
+				var err error
+				if latest, err = config.Load(u.path); err != nil {
+					return daemon.Setup{}, err
+				}
+				if !sameServe(latest, c) {
+					latest.Warnings = append(latest.Warnings, "what is under serve changed: restart to have it taken up")
+				}
+			}
+			return app.Setup(latest, u.data, daemon.Report(u.log, metrics))
+		},
+		Log: u.log, Metrics: metrics, Watched: nonEmpty(u.path),
+	})
+	control, err := listenControl(u.data.Folder)
+	if err != nil {
+		u.log.Warn("no control socket: rotate and sync cannot reach this daemon", "error", err)
+	} else {
+		servers = append(servers, daemon.Server{Name: "control", Listener: control, Handler: d.Control()})
+	}
+	health, err := u.listenHealth(c)
+	if err != nil {
+		return err
+	}
+	servers = append(servers, daemon.Server{Name: "health", Listener: health, Handler: d.Health()})
+
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return daemon.Serve(ctx, servers...) })
+	group.Go(func() error {
+		if u.path == "" {
+			if err := u.prove(ctx, c); err != nil {
+				return err
+			}
+		}
+		u.printf("health and metrics: http://%s/healthz /readyz /metrics\n", health.Addr())
+		u.printf("regkeeper is up; stop it with Ctrl-C\n")
+		return d.Run(ctx)
+	})
+	group.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-u.hangup:
+				d.Reload()
+			}
+		}
+	})
+	err = group.Wait()
+	if errors.Is(err, context.Canceled) || err == nil {
+		u.log.Info("stopped")
+		return nil
+	}
+	return err
+}
+
+func nonEmpty(path string) []string {
+	if path == "" {
+		return nil
+	}
+	return []string{path}
+}
+
+func sameServe(a, b config.Config) bool {
+	if a.Health != b.Health || (a.Embedded == nil) != (b.Embedded == nil) {
+		return false
+	}
+	return a.Embedded == nil || fmt.Sprint(*a.Embedded) == fmt.Sprint(*b.Embedded)
+}
+
+// listen opens the embedded registry, if the configuration has one.
+func (u *upRun) listen(c config.Config) (servers []daemon.Server, closers []func() error, err error) {
+	if c.Embedded == nil {
+		return nil, nil, nil
+	}
+	registry, err := app.Registry(*c.Embedded, u.data, u.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	closers = append(closers, registry.Close)
+	if u.listener == nil {
+		if u.listener, err = net.Listen("tcp", c.Embedded.Listen); err != nil {
+			return nil, closers, busy(err, "set serve.registry.listen to a free port", "embedded registry")
+		}
+	}
+	server := daemon.Server{Name: "registry", Listener: u.listener, Handler: registry}
+	if c.Embedded.Cert != "" {
+		if server.TLS, err = tlsConfig(c.Embedded.Cert, c.Embedded.Key); err != nil {
+			return nil, closers, err
+		}
+	}
+	return []daemon.Server{server}, closers, nil
+}
+
+// tlsConfig reads the certificate at each handshake, so that a renewed one is
+// taken up without a restart.
+func tlsConfig(cert, key string) (*tls.Config, error) {
+	load := func() (*tls.Certificate, error) {
+		pair, err := tls.LoadX509KeyPair(cert, key)
+		return &pair, err
+	}
+	if _, err := load(); err != nil {
+		return nil, problem.Wrap(err, problem.Config, "check serve.registry.tls", "load certificate %s", cert)
+	}
+	return &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return load() },
+	}, nil
+}
+
+func busy(err error, hint, what string) error {
+	return problem.Wrap(err, problem.Busy, hint, "%s", what)
+}
+
+func (u *upRun) listenHealth(c config.Config) (net.Listener, error) {
+	listener, err := net.Listen("tcp", c.Health)
+	if err != nil && u.path == "" {
+		return net.Listen("tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		return nil, busy(err, "set serve.health.listen to a free port", "health endpoints")
+	}
+	return listener, nil
+}
+
+// listenControl opens the socket that the command line gives orders on. The
+// data folder is ours, so that a socket there is one that a crash left.
+func listenControl(folder string) (net.Listener, error) {
+	path := app.Control(folder)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	return listener, os.Chmod(path, disk.PrivateFile)
+}
+
+// addressName is where up remembers, in the data folder, which address it took
+// without a configuration: the images' names begin with it.
+const addressName = "listen"
+
+func rememberedAddress(folder string) (string, bool) {
+	text, err := os.ReadFile(filepath.Join(folder, addressName))
+	return strings.TrimSpace(string(text)), err == nil
+}
+
+// listenDefault opens the address of the last time, or the one asked for, or
+// the usual one, or any that is free.
+func listenDefault(folder, asked string) (net.Listener, error) {
+	address, remembered := rememberedAddress(folder)
+	usual := "127.0.0.1:5000"
+	switch {
+	case asked != "":
+		address = asked
+	case !remembered:
+		address = usual
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil && asked == "" && !remembered {
+		listener, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		return nil, busy(err, "stop what uses the address, or choose another with --listen", "embedded registry")
+	}
+	path := filepath.Join(folder, addressName)
+	if err := disk.WriteFile(path, []byte(listener.Addr().String()+"\n"), disk.PrivateFile); err != nil {
+		_ = listener.Close()
+		return nil, err
+	}
+	return listener, nil
+}
+
+// defaults is the configuration that up has without one.
+const defaults = `registries:
+  - host: %[1]q
+    source: {builtin: {}}
+    scopes: [pull]
+    rotate: {every: 30d, overlap: 1h}
+targets:
+  - name: docker
+    file: {path: %[2]q}
+serve:
+  registry: {listen: %[1]q}
+`
+
+func defaultConfig(folder, address string) config.Config {
+	text := fmt.Sprintf(defaults, address, filepath.Join(folder, "docker", "config.json"))
+	c, err := config.Parse("the built-in defaults", folder, []byte(text))
+	if err != nil {
+		// The text is part of the program; a test parses it.
+		panic(err)
+	}
+	return c
+}
+
+// moment is a time for printing: nil for none.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+func join(words []string) string { return strings.Join(words, ",") }

@@ -1,0 +1,354 @@
+// Package config owns regkeeper.yaml: it turns the document into values that
+// the rest of the program can use as they are, or reports every fault in it at
+// once, with line and excerpt.
+//
+// It refuses to read secrets, to open connections and to know adapters: what a
+// document means is said in plain data.
+package config
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/model"
+	"github.com/robfig/cron/v3"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/secretref"
+)
+
+// Config is what a document says, defaults filled in, paths absolute.
+type Config struct {
+	Registries []Registry
+	Targets    []Target
+	// Embedded is the registry that the daemon serves; nil for none.
+	Embedded *Embedded
+	// Health is the address of the health and metrics endpoints.
+	Health string
+	// Resync is how often the daemon looks at everything.
+	Resync time.Duration
+	// Warnings are things that work and that the operator should know of.
+	Warnings []string
+}
+
+// Registry is a registry whose logins are kept.
+type Registry struct {
+	Host   credential.Host
+	Source Source
+	Scopes credential.Scopes
+	Rotate Rotate
+	// Probe is the image that verification pulls; empty to look for one.
+	Probe string
+	// Unverified leaves out trying the logins.
+	Unverified bool
+	// Insecure allows plain HTTP.
+	Insecure bool
+}
+
+// Source is who issues a registry's logins. Exactly one field is set.
+type Source struct {
+	Static  *Static
+	Gitea   *Gitea
+	Builtin *Builtin
+}
+
+// Static is a login that someone else made.
+type Static struct {
+	Username string
+	Password secretref.Ref
+}
+
+// Gitea is an account at a Gitea or Forgejo server.
+type Gitea struct {
+	URL, User string
+	Password  secretref.Ref
+}
+
+// Builtin is a user of the embedded registry.
+type Builtin struct {
+	User         string
+	Repositories []string
+}
+
+// Rotate is when a login is replaced.
+type Rotate struct {
+	// Every is zero for no limit of age.
+	Every time.Duration
+	// Cron is nil for no such times.
+	Cron                             cron.Schedule
+	Jitter, Overlap, Limit, Lifetime time.Duration
+}
+
+// Target is a place that logins are delivered to. Exactly one of the kinds is
+// set.
+type Target struct {
+	Name string
+	// Registries are the hosts whose logins go there; none means all.
+	Registries []credential.Host
+	File       *File
+}
+
+// File are config.json files on this machine.
+type File struct {
+	Paths []string
+	// UID and GID own what is made; both -1 to follow the folder.
+	UID, GID int
+	// Mode is zero for 0600.
+	Mode fs.FileMode
+}
+
+// Embedded is the embedded registry.
+type Embedded struct {
+	Listen string
+	// URL is empty if clients connect to Listen.
+	URL           string
+	Cert, Key     string
+	ImmutableTags []string
+}
+
+// Defaults. The schema names them too; a test holds them together.
+const (
+	defaultListen  = "127.0.0.1:5000"
+	defaultHealth  = "127.0.0.1:9470"
+	defaultResync  = time.Minute
+	defaultUser    = "regkeeper"
+	defaultEvery   = 30 * 24 * time.Hour
+	defaultOverlap = time.Hour
+	defaultLimit   = 7 * 24 * time.Hour
+	// jitterShare is the part of Every that is the default jitter.
+	jitterShare = 10
+	// buildxMemory is how long buildx uses a login that it has read
+	// (docker/buildx, util/imagetools and session auth provider).
+	buildxMemory = 10 * time.Minute
+)
+
+// Parse reads a document. base is the folder that relative paths start from,
+// name what the document is called in errors. The error is a [problem.Error]
+// of kind [problem.Config] that lists every fault.
+func Parse(name, base string, text []byte) (Config, error) {
+	faults := &faults{name: name, text: text}
+	doc, ok := faults.decode()
+	if !ok {
+		return Config{}, faults.err()
+	}
+	faults.shaped = true
+	b := builder{faults: faults, base: base}
+	config := b.build(doc)
+	return config, faults.err()
+}
+
+// builder turns the document into a Config. Its methods note faults and go on.
+type builder struct {
+	*faults
+	base string
+}
+
+func (b builder) build(doc document) Config {
+	config := Config{
+		Health: or(doc.Serve.Health.Listen, defaultHealth),
+		Resync: b.duration(doc.Resync, defaultResync, "resync"),
+	}
+	if config.Resync <= 0 {
+		b.add("give a time such as 1m", []string{"resync"}, "resync must be longer than 0")
+	}
+	hosts := map[credential.Host]int{}
+	for i, text := range doc.Registries {
+		at := []string{"registries", strconv.Itoa(i)}
+		registry := b.registry(text, at)
+		if first, ok := hosts[registry.Host]; ok && registry.Host != "" {
+			b.add("put both into one entry, or take one away", append(at, "host"),
+				"registry %s is there already, as registries[%d]", registry.Host, first)
+		}
+		hosts[registry.Host] = i
+		config.Registries = append(config.Registries, registry)
+	}
+	names := map[string]int{}
+	for i, text := range doc.Targets {
+		at := []string{"targets", strconv.Itoa(i)}
+		if first, ok := names[text.Name]; ok {
+			b.add("give each target a name of its own", append(at, "name"), "target %q is there already, as targets[%d]", text.Name, first)
+		}
+		names[text.Name] = i
+		config.Targets = append(config.Targets, b.target(text, at, hosts))
+	}
+	if e := doc.Serve.Registry; e != nil {
+		embedded := Embedded{Listen: or(e.Listen, defaultListen), URL: e.URL, ImmutableTags: e.ImmutableTags}
+		if e.TLS != nil {
+			embedded.Cert, embedded.Key = resolvePath(b.base, e.TLS.Cert), resolvePath(b.base, e.TLS.Key)
+		}
+		config.Embedded = &embedded
+	}
+	config.Warnings = warnings(config)
+	return config
+}
+
+func (b builder) registry(text registryText, at []string) Registry {
+	host, err := credential.ParseHost(text.Host)
+	if err != nil {
+		b.addErr(append(at, "host"), err)
+	}
+	registry := Registry{
+		Host: host, Probe: text.Probe, Unverified: text.Verify != nil && !*text.Verify, Insecure: text.Insecure,
+		Scopes: credential.ScopesOf(credential.Pull),
+		Rotate: b.rotate(text.Rotate, append(at, "rotate")),
+	}
+	if len(text.Scopes) > 0 {
+		registry.Scopes = nil
+		for _, scope := range text.Scopes {
+			registry.Scopes = append(registry.Scopes, credential.Scope(scope))
+		}
+		registry.Scopes = credential.ScopesOf(registry.Scopes...)
+	}
+	if registry.Probe != "" && !strings.Contains(registry.Probe, "/") {
+		b.add("write it as host/repository:tag", append(at, "probe"), "probe %q has no registry in front", registry.Probe)
+	}
+	switch s := text.Source; {
+	case s.Static != nil:
+		registry.Source.Static = &Static{Username: s.Static.Username, Password: s.Static.Password.ref(b.base)}
+	case s.Gitea != nil:
+		registry.Source.Gitea = &Gitea{
+			URL: strings.TrimSuffix(s.Gitea.URL, "/"), User: s.Gitea.User, Password: s.Gitea.Password.ref(b.base),
+		}
+	case s.Builtin != nil:
+		registry.Source.Builtin = &Builtin{User: or(s.Builtin.User, defaultUser), Repositories: s.Builtin.Repositories}
+		if len(s.Builtin.Repositories) == 0 {
+			registry.Source.Builtin.Repositories = []string{"*"}
+		}
+	}
+	return registry
+}
+
+func (b builder) rotate(text rotateText, at []string) Rotate {
+	in := func(value string, fallback time.Duration, key string) time.Duration {
+		return b.duration(value, fallback, append(at[:len(at):len(at)], key)...)
+	}
+	every := defaultEvery
+	if text.Cron != "" {
+		every = 0
+	}
+	rotate := Rotate{
+		Every:    in(text.Every, every, "every"),
+		Overlap:  in(text.Overlap, defaultOverlap, "overlap"),
+		Limit:    in(text.Limit, defaultLimit, "limit"),
+		Lifetime: in(text.Lifetime, 0, "lifetime"),
+	}
+	rotate.Jitter = in(text.Jitter, rotate.Every/jitterShare, "jitter")
+	if text.Cron != "" {
+		schedule, err := cron.ParseStandard(text.Cron)
+		if err != nil {
+			b.add(`write five fields: minute, hour, day of month, month, day of week, for example "0 3 * * 0"`,
+				append(at, "cron"), "cron %q cannot be read: %v", text.Cron, err)
+		}
+		rotate.Cron = schedule
+	}
+	if rotate.Lifetime > 0 && rotate.Lifetime <= rotate.Overlap {
+		b.add("make lifetime longer or overlap shorter", append(at, "lifetime"),
+			"a lifetime of %s ends within the overlap of %s", rotate.Lifetime, rotate.Overlap)
+	}
+	if rotate.Limit > 0 && rotate.Limit < rotate.Overlap {
+		b.add("make limit longer or overlap shorter", append(at, "limit"),
+			"a limit of %s ends before the overlap of %s", rotate.Limit, rotate.Overlap)
+	}
+	return rotate
+}
+
+func (b builder) target(text targetText, at []string, hosts map[credential.Host]int) Target {
+	target := Target{Name: text.Name}
+	for i, name := range text.Registries {
+		where := append(at[:len(at):len(at)], "registries", strconv.Itoa(i))
+		host, err := credential.ParseHost(name)
+		if err != nil {
+			b.addErr(where, err)
+			continue
+		}
+		if _, ok := hosts[host]; !ok {
+			b.add("add it to registries, or correct the name", where, "registry %s is not among the registries", host)
+		}
+		target.Registries = append(target.Registries, host)
+	}
+	if text.File == nil {
+		b.add("say what kind of target it is, for example file: {path: ~/.docker/config.json}", at, "target %q has no kind", text.Name)
+		return target
+	}
+	file := &File{UID: -1, GID: -1}
+	paths := text.File.Paths
+	if text.File.Path != "" {
+		paths = append([]string{text.File.Path}, paths...)
+	}
+	if len(paths) == 0 {
+		b.add("add path: or paths:", append(at, "file"), "target %q has no path", text.Name)
+	}
+	for _, path := range paths {
+		file.Paths = append(file.Paths, resolvePath(b.base, path))
+	}
+	if text.File.Owner != "" {
+		if _, err := fmt.Sscanf(text.File.Owner, "%d:%d", &file.UID, &file.GID); err != nil {
+			b.add(`write "user:group" as numbers`, append(at, "file", "owner"), "owner %q cannot be read", text.File.Owner)
+		}
+	}
+	if text.File.Mode != "" {
+		mode, err := strconv.ParseUint(text.File.Mode, 8, 9)
+		if err != nil {
+			b.add(`write it as "0600"`, append(at, "file", "mode"), "mode %q cannot be read", text.File.Mode)
+		}
+		file.Mode = fs.FileMode(mode)
+	}
+	target.File = file
+	return target
+}
+
+func (b builder) duration(text string, fallback time.Duration, at ...string) time.Duration {
+	if text == "" {
+		return fallback
+	}
+	d, err := model.ParseDuration(text)
+	if err != nil {
+		b.add("write it as 30d, 12h or 1h30m", at, "duration %q cannot be read", text)
+	}
+	return time.Duration(d)
+}
+
+func warnings(config Config) []string {
+	var list []string
+	for _, r := range config.Registries {
+		if r.Unverified {
+			list = append(list, fmt.Sprintf("registry %s: verify is off: logins are delivered that nobody has tried", r.Host))
+		}
+		if r.Source.Static == nil && r.Rotate.Overlap < buildxMemory {
+			list = append(list, fmt.Sprintf("registry %s: an overlap of %s is shorter than the %s for which buildx uses a login it has read: builds can fail at a rotation",
+				r.Host, r.Rotate.Overlap, buildxMemory))
+		}
+		if r.Source.Builtin != nil && config.Embedded == nil {
+			list = append(list, fmt.Sprintf("registry %s: its source is the embedded registry, which serve.registry does not start", r.Host))
+		}
+	}
+	if len(config.Targets) == 0 {
+		list = append(list, "there are no targets: logins are minted and go nowhere")
+	}
+	return list
+}
+
+func or(text, fallback string) string {
+	if text == "" {
+		return fallback
+	}
+	return text
+}
+
+// resolvePath makes a path absolute. ~ is the home folder of the user.
+func resolvePath(base, path string) string {
+	if path == "~" || strings.HasPrefix(path, "~/") {
+		if home, err := os.UserHomeDir(); err == nil {
+			return filepath.Join(home, strings.TrimPrefix(path, "~"))
+		}
+	}
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(base, path)
+}

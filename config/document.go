@@ -1,0 +1,90 @@
+package config
+
+import "github.com/regkeeper/regkeeper/internal/secretref"
+
+// The types of this file are the document as it is written. Its JSON Schema
+// says what each key means; a test holds the two together.
+type (
+	document struct {
+		Registries []registryText `yaml:"registries"`
+		Targets    []targetText   `yaml:"targets"`
+		Serve      serveText      `yaml:"serve"`
+		Resync     string         `yaml:"resync"`
+	}
+	registryText struct {
+		Host     string     `yaml:"host"`
+		Source   sourceText `yaml:"source"`
+		Scopes   []string   `yaml:"scopes"`
+		Rotate   rotateText `yaml:"rotate"`
+		Probe    string     `yaml:"probe"`
+		Verify   *bool      `yaml:"verify"`
+		Insecure bool       `yaml:"insecure"`
+	}
+	sourceText struct {
+		Static  *staticText  `yaml:"static"`
+		Gitea   *giteaText   `yaml:"gitea"`
+		Builtin *builtinText `yaml:"builtin"`
+	}
+	staticText struct {
+		Username string     `yaml:"username"`
+		Password secretText `yaml:"password"`
+	}
+	giteaText struct {
+		URL      string     `yaml:"url"`
+		User     string     `yaml:"user"`
+		Password secretText `yaml:"password"`
+	}
+	builtinText struct {
+		User         string   `yaml:"user"`
+		Repositories []string `yaml:"repositories"`
+	}
+	secretText struct {
+		Env  string   `yaml:"env"`
+		File string   `yaml:"file"`
+		Exec []string `yaml:"exec"`
+	}
+	rotateText struct {
+		Every    string `yaml:"every"`
+		Cron     string `yaml:"cron"`
+		Jitter   string `yaml:"jitter"`
+		Overlap  string `yaml:"overlap"`
+		Limit    string `yaml:"limit"`
+		Lifetime string `yaml:"lifetime"`
+	}
+	targetText struct {
+		Name       string    `yaml:"name"`
+		Registries []string  `yaml:"registries"`
+		File       *fileText `yaml:"file"`
+	}
+	fileText struct {
+		Path  string   `yaml:"path"`
+		Paths []string `yaml:"paths"`
+		Owner string   `yaml:"owner"`
+		Mode  string   `yaml:"mode"`
+	}
+	serveText struct {
+		Registry *embeddedText `yaml:"registry"`
+		Health   healthText    `yaml:"health"`
+	}
+	embeddedText struct {
+		Listen        string   `yaml:"listen"`
+		URL           string   `yaml:"url"`
+		TLS           *tlsText `yaml:"tls"`
+		ImmutableTags []string `yaml:"immutableTags"`
+	}
+	tlsText struct {
+		Cert string `yaml:"cert"`
+		Key  string `yaml:"key"`
+	}
+	healthText struct {
+		Listen string `yaml:"listen"`
+	}
+)
+
+func (s secretText) ref(base string) secretref.Ref {
+	ref := secretref.Ref{Env: s.Env, Exec: s.Exec}
+	if s.File != "" {
+		ref.File = resolvePath(base, s.File)
+	}
+	return ref
+}

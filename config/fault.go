@@ -1,0 +1,398 @@
+package config
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
+	"golang.org/x/text/language"
+	"golang.org/x/text/message"
+
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// Schema is the JSON Schema of the document (draft 2020-12).
+//
+//go:embed schema.json
+var Schema string
+
+// compiled is the schema ready for use. That it compiles is for the tests to
+// see; it is part of the program.
+var compiled = sync.OnceValue(func() *jsonschema.Schema {
+	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(Schema))
+	if err != nil {
+		panic(err)
+	}
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("regkeeper.json", doc); err != nil {
+		panic(err)
+	}
+	return compiler.MustCompile("regkeeper.json")
+})
+
+// Fault is one thing wrong in a document.
+type Fault struct {
+	// Line and Column count from 1; zero if the fault is nowhere in
+	// particular.
+	Line, Column int
+	Text, Hint   string
+	// Excerpt is the line, with what may be a secret taken out.
+	Excerpt string
+}
+
+// faults gathers what is wrong in one document.
+type faults struct {
+	name string
+	text []byte
+	root ast.Node
+	list []Fault
+	// shaped says that the faults of shape have been noted.
+	shaped bool
+}
+
+// decode reads the document, and says whether it has the right shape.
+func (f *faults) decode() (doc document, ok bool) {
+	file, err := parser.ParseBytes(f.text, 0)
+	if err != nil {
+		f.addYAML(err)
+		return doc, false
+	}
+	if len(file.Docs) == 0 || file.Docs[0].Body == nil || file.Docs[0].Body.Type() == ast.NullType {
+		f.list = append(f.list, Fault{Line: 1, Column: 1, Text: "the configuration is empty", Hint: "start from the example in the README"})
+		return doc, false
+	}
+	if len(file.Docs) > 1 {
+		f.list = append(f.list, Fault{Text: "there is more than one document", Hint: "take the others away, and their --- lines"})
+		return doc, false
+	}
+	f.root = file.Docs[0].Body
+	var value any
+	if err := yaml.NodeToValue(f.root, &value); err != nil {
+		f.addYAML(err)
+		return doc, false
+	}
+	var invalid *jsonschema.ValidationError
+	if err := compiled().Validate(value); errors.As(err, &invalid) {
+		f.addSchema(invalid)
+		// What can be read of it is looked through all the same, so that one
+		// run shows every fault.
+		err := yaml.NodeToValue(f.root, &doc)
+		return doc, err == nil
+	} else if err != nil {
+		f.list = append(f.list, Fault{Text: err.Error()})
+		return doc, false
+	}
+	if err := yaml.NodeToValue(f.root, &doc, yaml.Strict()); err != nil {
+		f.addYAML(err)
+		return doc, false
+	}
+	return doc, true
+}
+
+// addYAML notes what the YAML parser says.
+func (f *faults) addYAML(err error) {
+	fault := Fault{Text: "this is no YAML", Hint: "look at the indentation, quotes and colons there"}
+	var detail yaml.Error
+	if errors.As(err, &detail) {
+		fault.Text = detail.GetMessage()
+		if token := detail.GetToken(); token != nil {
+			fault.Line, fault.Column = token.Position.Line, token.Position.Column
+		}
+	}
+	fault.Excerpt = f.excerpt(fault.Line)
+	f.list = append(f.list, fault)
+}
+
+// secretHint is what to write in a secret's place.
+const secretHint = "a secret is never written here: say where it is, as {env: NAME}, {file: PATH} or {exec: [PROGRAM, ARGUMENT]}"
+
+// addSchema notes each fault at the leaves of a validation error.
+func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
+	if len(invalid.Causes) > 0 {
+		for _, cause := range invalid.Causes {
+			f.addSchema(cause)
+		}
+		return
+	}
+	at := invalid.InstanceLocation
+	last := ""
+	if len(at) > 0 {
+		last = at[len(at)-1]
+	}
+	switch k := invalid.ErrorKind.(type) {
+	case *kind.AdditionalProperties:
+		known := f.keys(invalid.SchemaURL)
+		for _, key := range k.Properties {
+			hint := "known are: " + strings.Join(known, ", ")
+			if near := nearest(key, known); near != "" {
+				hint = fmt.Sprintf("did you mean %q? Known are: %s", near, strings.Join(known, ", "))
+			}
+			f.addKey(hint, append(at[:len(at):len(at)], key), "unknown key %q", key)
+		}
+	case *kind.Type:
+		if last == "password" {
+			f.add(secretHint, at, "a secret stands in the document")
+			return
+		}
+		hint := examples(invalid.SchemaURL)
+		if k.Got == "number" && slices.Contains(k.Want, "string") {
+			hint = "put it in quotes"
+		}
+		f.add(hint, at, "%s belongs here, not %s", strings.Join(k.Want, " or "), k.Got)
+	case *kind.Required:
+		f.add("", at, "missing: %s", strings.Join(k.Missing, ", "))
+	case *kind.Enum:
+		f.add(fmt.Sprintf("one of %v", k.Want), at, "%v is not known here", k.Got)
+	case *kind.Pattern:
+		f.add(examples(invalid.SchemaURL), at, "%q cannot be read", k.Got)
+	case *kind.MinLength:
+		f.add(examples(invalid.SchemaURL), at, "it is empty")
+	case *kind.MinItems:
+		f.add("", at, "the list is empty")
+	case *kind.MinProperties:
+		f.add(choice(f.keys(invalid.SchemaURL)), at, "one of these is missing")
+	case *kind.MaxProperties:
+		f.add(choice(f.keys(invalid.SchemaURL)), at, "there are %d where one belongs", k.Got)
+	case *kind.UniqueItems:
+		f.add("", at, "items %d and %d are the same", k.Duplicates[0], k.Duplicates[1])
+	default:
+		f.add("", at, "%s", k.LocalizedString(message.NewPrinter(language.English)))
+	}
+}
+
+func choice(keys []string) string { return "give one of: " + strings.Join(keys, ", ") }
+
+// lookup is the part of the schema that a schema URL points at.
+func lookup(url string) map[string]any {
+	_, pointer, _ := strings.Cut(url, "#/")
+	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(Schema))
+	if err != nil {
+		return nil
+	}
+	for _, step := range strings.Split(pointer, "/") {
+		object, ok := doc.(map[string]any)
+		if !ok {
+			return nil
+		}
+		if step != "" {
+			doc = object[step]
+		}
+	}
+	object, _ := doc.(map[string]any)
+	return object
+}
+
+func (f *faults) keys(url string) []string {
+	properties, _ := lookup(url)["properties"].(map[string]any)
+	var keys []string
+	for key := range properties {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func examples(url string) string {
+	list, _ := lookup(url)["examples"].([]any)
+	var words []string
+	for _, example := range list {
+		words = append(words, fmt.Sprint(example))
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return "write it as: " + strings.Join(words, ", ")
+}
+
+// add notes a fault at a place in the document.
+func (f *faults) add(hint string, at []string, format string, args ...any) {
+	node, _ := locate(f.root, at)
+	f.addAt(node, hint, at, format, args...)
+}
+
+// addKey notes a fault at a key rather than at its value.
+func (f *faults) addKey(hint string, at []string, format string, args ...any) {
+	node, key := locate(f.root, at)
+	if key != nil {
+		node = key
+	}
+	f.addAt(node, hint, at[:len(at)-1], format, args...)
+}
+
+func (f *faults) addErr(at []string, err error) {
+	f.add(problem.HintOf(err), at, "%v", err)
+}
+
+func (f *faults) addAt(node ast.Node, hint string, at []string, format string, args ...any) {
+	fault := Fault{Text: fmt.Sprintf(format, args...), Hint: hint}
+	if where := pathText(at); where != "" {
+		fault.Text = where + ": " + fault.Text
+	}
+	if node != nil && node.GetToken() != nil {
+		position := node.GetToken().Position
+		if first := firstToken(node); first != nil {
+			position = first.GetToken().Position
+		}
+		fault.Line, fault.Column = position.Line, position.Column
+	}
+	fault.Excerpt = f.excerpt(fault.Line)
+	// One mistake can be a fault of shape and of meaning; the first says it.
+	if f.shaped && slices.ContainsFunc(f.list, func(g Fault) bool { return g.Line == fault.Line }) {
+		return
+	}
+	f.list = append(f.list, fault)
+}
+
+// firstToken is where a mapping begins: its own token is its first colon.
+func firstToken(node ast.Node) ast.Node {
+	switch n := node.(type) {
+	case *ast.MappingNode:
+		if len(n.Values) > 0 {
+			return n.Values[0].Key
+		}
+	case *ast.MappingValueNode:
+		return n.Key
+	}
+	return nil
+}
+
+// locate finds the node at a path, or the nearest above it that exists, and
+// the key it stands under.
+func locate(node ast.Node, at []string) (value, key ast.Node) {
+	for _, step := range at {
+		if anchor, ok := node.(*ast.AnchorNode); ok {
+			node = anchor.Value
+		}
+		switch n := node.(type) {
+		case *ast.MappingNode:
+			i := slices.IndexFunc(n.Values, func(v *ast.MappingValueNode) bool { return v.Key.String() == step })
+			if i < 0 {
+				return node, nil
+			}
+			node, key = n.Values[i].Value, n.Values[i].Key
+		case *ast.MappingValueNode:
+			if n.Key.String() != step {
+				return node, nil
+			}
+			node, key = n.Value, n.Key
+		case *ast.SequenceNode:
+			i, err := strconv.Atoi(step)
+			if err != nil || i >= len(n.Values) {
+				return node, nil
+			}
+			node, key = n.Values[i], nil
+		default:
+			return node, key
+		}
+	}
+	return node, key
+}
+
+func pathText(at []string) string {
+	var b strings.Builder
+	for _, step := range at {
+		if _, err := strconv.Atoi(step); err == nil {
+			fmt.Fprintf(&b, "[%s]", step)
+			continue
+		}
+		if b.Len() > 0 {
+			b.WriteByte('.')
+		}
+		b.WriteString(step)
+	}
+	return b.String()
+}
+
+// secretLine matches a key whose value may be a secret, and the value, unless
+// that is a reference.
+var secretLine = regexp.MustCompile(`(?i)((?:pass(?:word|wd)?|secret|token|auth|key)"?'?\s*:\s*)([^{\s].*)`)
+
+func (f *faults) excerpt(line int) string {
+	lines := strings.Split(string(f.text), "\n")
+	if line < 1 || line > len(lines) {
+		return ""
+	}
+	return secretLine.ReplaceAllString(strings.TrimRight(lines[line-1], "\r "), "${1}[redacted]")
+}
+
+// err is all faults as one problem; nil if there are none.
+func (f *faults) err() error {
+	if len(f.list) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(f.list, func(a, b Fault) int { return a.Line - b.Line })
+	var b strings.Builder
+	count := "1 fault"
+	if len(f.list) > 1 {
+		count = fmt.Sprintf("%d faults", len(f.list))
+	}
+	fmt.Fprintf(&b, "%s in %s", count, f.name)
+	for _, fault := range f.list {
+		fmt.Fprintf(&b, "\n  %s", f.name)
+		if fault.Line > 0 {
+			fmt.Fprintf(&b, ":%d:%d", fault.Line, fault.Column)
+		}
+		fmt.Fprintf(&b, ": %s", fault.Text)
+		if fault.Excerpt != "" {
+			fmt.Fprintf(&b, "\n    %4d | %s", fault.Line, fault.Excerpt)
+		}
+		if fault.Hint != "" {
+			fmt.Fprintf(&b, "\n         = %s", fault.Hint)
+		}
+	}
+	return &Error{Faults: f.list, problem: problem.New(problem.Config, "regkeeper config schema prints what may stand where", "%s", b.String())}
+}
+
+// Error is all that is wrong in a document.
+type Error struct {
+	Faults  []Fault
+	problem *problem.Error
+}
+
+// Error lists the faults, one below the other.
+func (e *Error) Error() string { return e.problem.Error() }
+
+// Unwrap returns the problem.
+func (e *Error) Unwrap() error { return e.problem }
+
+// nearest is the known word that is at most two changes away.
+func nearest(word string, known []string) string {
+	best, distance := "", 3
+	for _, k := range known {
+		if d := changes(strings.ToLower(word), strings.ToLower(k)); d < distance {
+			best, distance = k, d
+		}
+	}
+	return best
+}
+
+// changes is the Levenshtein distance.
+func changes(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		previous := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := previous
+			if a[i] != b[j] {
+				cost++
+			}
+			previous = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,266 @@
+// Package daemon decides when: it has a keeper make a pass when something is
+// due, when a place changed, when it is asked to, and now and then to be sure.
+// It serves health, metrics and a control socket, and takes up a changed
+// configuration.
+//
+// It refuses to know what a pass does, and where a configuration comes from.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/keeper"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// Setup is what one configuration comes to.
+type Setup struct {
+	Keeper *keeper.Keeper
+	// Watchers tell when a place may have changed, by target name.
+	Watchers map[string]credential.Watcher
+	// Resync is how often everything is looked at, besides what is noticed.
+	Resync time.Duration
+	// Warnings are logged.
+	Warnings []string
+}
+
+// Config is what a Daemon works with.
+type Config struct {
+	// Load reads the configuration and wires a setup of it. It is called once
+	// at the start and at each reload; a setup that it returns has not begun
+	// anything.
+	Load func() (Setup, error)
+	// Log gets what happens.
+	Log *slog.Logger
+	// Metrics are told of passes; nil for none.
+	Metrics *Metrics
+	// Watched are files whose change reloads the configuration.
+	Watched []string
+}
+
+// Daemon runs a keeper.
+type Daemon struct {
+	config Config
+	// wake asks for a pass that looks at the places, check for a whole one.
+	wake, check chan struct{}
+	reload      chan struct{}
+
+	// passing is held for reading during a pass, and for writing to swap
+	// setups between passes.
+	passing sync.RWMutex
+	mu      sync.Mutex // guards setup
+	setup   *setup
+}
+
+type setup struct {
+	Setup
+	cancel context.CancelFunc
+	health health
+}
+
+const (
+	// shortest is the least time between passes that nobody asked for.
+	shortest = 100 * time.Millisecond
+	// watchAgain is how long a watcher that failed is left alone.
+	watchAgain = time.Minute
+)
+
+// New makes a daemon. It does nothing until Run.
+func New(config Config) *Daemon {
+	return &Daemon{
+		config: config,
+		setup:  &setup{cancel: func() {}},
+		wake:   make(chan struct{}, 1), check: make(chan struct{}, 1), reload: make(chan struct{}, 1),
+	}
+}
+
+// Run makes passes until ctx ends. The error is that of the first Load; later
+// ones are logged, and the setup before stays.
+func (d *Daemon) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if err := d.swap(ctx, group); err != nil {
+		return err
+	}
+	if len(d.config.Watched) > 0 {
+		group.Go(func() error { return d.watchConfig(ctx) })
+	}
+	group.Go(func() error { return d.loop(ctx, group) })
+	err := group.Wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// Reload takes up the configuration as it is now.
+func (d *Daemon) Reload() { notify(d.reload) }
+
+func notify(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// swap builds the setup of the configuration as it is now, and only then lets
+// the one before go.
+func (d *Daemon) swap(ctx context.Context, group *errgroup.Group) error {
+	next, err := d.config.Load()
+	if err != nil {
+		return err
+	}
+	for _, warning := range next.Warnings {
+		d.config.Log.Warn("configuration", "warning", warning)
+	}
+	watching, cancel := context.WithCancel(ctx)
+	d.passing.Lock()
+	d.mu.Lock()
+	d.setup.cancel()
+	d.setup = &setup{Setup: next, cancel: cancel}
+	d.mu.Unlock()
+	d.passing.Unlock()
+	for name, watcher := range next.Watchers {
+		group.Go(func() error { return d.watch(watching, name, watcher) })
+	}
+	d.config.Metrics.reloaded(true)
+	return nil
+}
+
+// current is the setup in force.
+func (d *Daemon) current() *setup {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.setup
+}
+
+func (d *Daemon) watch(ctx context.Context, name string, watcher credential.Watcher) error {
+	for {
+		err := watcher.Watch(ctx, func(...credential.Place) { notify(d.wake) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		d.config.Log.Warn("watch ended", "target", name, "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(watchAgain):
+		}
+	}
+}
+
+func (d *Daemon) loop(ctx context.Context, group *errgroup.Group) error {
+	options := keeper.Options{}
+	for {
+		began := time.Now()
+		_, _ = d.pass(ctx, options)
+		due := time.NewTimer(d.wait(began))
+		select {
+		case <-ctx.Done():
+			due.Stop()
+			return nil
+		case <-due.C:
+			options = keeper.Options{}
+		case <-d.check:
+			options = keeper.Options{}
+		case <-d.wake:
+			options = keeper.Options{Places: true}
+		case <-d.reload:
+			options = keeper.Options{}
+			if err := d.swap(ctx, group); err != nil {
+				d.config.Metrics.reloaded(false)
+				d.config.Log.Error("configuration not taken up; the one before stays in force",
+					"error", err, "hint", problem.HintOf(err))
+			} else {
+				d.config.Log.Info("configuration taken up")
+			}
+		}
+		due.Stop()
+	}
+}
+
+// wait is how long nothing is due.
+func (d *Daemon) wait(began time.Time) time.Duration {
+	s := d.current()
+	wait := s.Resync - time.Since(began)
+	if next := s.Keeper.Next(); !next.IsZero() {
+		wait = min(wait, time.Until(next))
+	}
+	return max(wait, shortest)
+}
+
+// pass makes one pass, and notes how it went.
+func (d *Daemon) pass(ctx context.Context, options keeper.Options) (keeper.Result, error) {
+	d.passing.RLock()
+	defer d.passing.RUnlock()
+	s := d.current()
+	began := time.Now()
+	result, err := s.Keeper.Sync(ctx, options)
+	if ctx.Err() != nil {
+		return result, err
+	}
+	d.config.Metrics.passed(time.Since(began), err)
+	status, statusErr := s.Keeper.Status(ctx)
+	if statusErr == nil {
+		d.config.Metrics.status(status)
+	}
+	s.health.note(status, errors.Join(err, statusErr), time.Now())
+	return result, err
+}
+
+// Sync makes a pass now, whatever failed before.
+func (d *Daemon) Sync(ctx context.Context, rotate ...credential.Host) (keeper.Result, error) {
+	s := d.current()
+	if s.Keeper == nil {
+		return keeper.Result{}, errStarting()
+	}
+	known := s.Keeper.Registries()
+	for _, host := range rotate {
+		if !slices.Contains(known, host) {
+			return keeper.Result{}, problem.New(problem.NotFound, "regkeeper status lists the registries", "registry %s is not kept", host)
+		}
+	}
+	result, err := d.pass(ctx, keeper.Options{Rotate: rotate, Impatient: true})
+	// What is due next may have changed.
+	notify(d.wake)
+	return result, err
+}
+
+// Status reports how everything stands.
+func (d *Daemon) Status(ctx context.Context) (keeper.Status, error) {
+	s := d.current()
+	if s.Keeper == nil {
+		return keeper.Status{}, errStarting()
+	}
+	return s.Keeper.Status(ctx)
+}
+
+func errStarting() error {
+	return problem.New(problem.Busy, "try again in a moment", "the daemon is starting")
+}
+
+// Report logs a step and counts it. It is for [keeper.Config].Report.
+func Report(log *slog.Logger, metrics *Metrics) func(keeper.Event) {
+	return func(event keeper.Event) {
+		metrics.step(event)
+		attrs := []any{"registry", event.Step.Host, "reason", event.Step.Reason, "took", event.Took.Round(time.Millisecond)}
+		if event.Step.Credential != "" {
+			attrs = append(attrs, "credential", event.Step.Credential)
+		}
+		if event.Step.Target != "" {
+			attrs = append(attrs, "target", event.Step.Target, "place", event.Step.Place)
+		}
+		if event.Err != nil {
+			log.Error(string(event.Step.Action)+" failed", append(attrs, "error", event.Err, "hint", problem.HintOf(event.Err))...)
+			return
+		}
+		log.Info(string(event.Step.Action), attrs...)
+	}
+}

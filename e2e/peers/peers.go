@@ -1,0 +1,57 @@
+// Package peers owns the real programs that the end-to-end tests run against:
+// Gitea, the Gitea runner, a Docker daemon and the registry clients.
+//
+// It refuses stand-ins. A peer is the program its users run, built from a
+// pinned version or taken from the distribution, on loopback and free ports,
+// with its data in temporary folders, and it is dead when its test ends, also
+// when the test is killed.
+package peers
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// Root is the word for [Need] that asks for user id 0.
+const Root = "root"
+
+// packages names the Debian package that holds each tool.
+var packages = map[string]string{
+	"busybox": "busybox-static",
+	"dockerd": "docker.io",
+	"docker":  "docker.io",
+	"gcc":     "gcc",
+	"git":     "git",
+	"podman":  "podman",
+	"skopeo":  "skopeo",
+	"unshare": "util-linux",
+}
+
+// Need ends the test unless every tool is installed: with a failure in CI (the
+// variable CI is not empty), with a skip that says what to install elsewhere.
+func Need(t testing.TB, tools ...string) {
+	t.Helper()
+	var faults []string
+	for _, tool := range tools {
+		switch _, err := exec.LookPath(tool); {
+		case tool == Root && os.Geteuid() == 0:
+		case tool == Root:
+			faults = append(faults, "run as root")
+		case err != nil && packages[tool] != "":
+			faults = append(faults, fmt.Sprintf("install %s (apt-get install %s)", tool, packages[tool]))
+		case err != nil:
+			faults = append(faults, "install "+tool)
+		}
+	}
+	if len(faults) == 0 {
+		return
+	}
+	text := "PEER MISSING, this test proves nothing here: " + strings.Join(faults, "; ")
+	if os.Getenv("CI") != "" {
+		t.Fatal(text)
+	}
+	t.Skip(text)
+}
