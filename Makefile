@@ -1,0 +1,21 @@
+# Two commands matter: `go run ./cmd/regkeeper up`, and `make test`.
+
+.PHONY: test quick lint bench build
+
+test: ## Everything that must pass, installing and building what it needs.
+	@mkdir -p bin
+	@scripts/test.sh
+
+quick: ## The quick loop: no network, no root, under two minutes.
+	go test ./...
+
+lint: ## The linter alone.
+	@mkdir -p bin
+	go build -C tools -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	bin/golangci-lint run ./...
+
+bench: ## The benchmarks, ready for benchstat.
+	go test -run '^$$' -bench . -count 6 ./internal/benchmarks
+
+build: ## One static binary.
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/regkeeper ./cmd/regkeeper

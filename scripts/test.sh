@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Runs everything that must pass, and prints how long each part took. What
+# cannot run here is left out loudly; with CI set it is a failure.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+started=$SECONDS
+report=() failed=() left=()
+
+part() { # part NAME COMMAND...
+	local name=$1 begun=$SECONDS code=0
+	shift
+	printf '\n== %s\n' "$name"
+	"$@" || code=$?
+	local took=$((SECONDS - begun))
+	if ((code)); then
+		failed+=("$name")
+		report+=("$(printf '%-28s %4d s  FAILED' "$name" "$took")")
+	else
+		report+=("$(printf '%-28s %4d s  ok' "$name" "$took")")
+	fi
+}
+
+leave_out() { # leave_out NAME REASON
+	printf '\n!! LEFT OUT: %s: %s\n' "$1" "$2"
+	left+=("$1: $2")
+	if [ -n "${CI:-}" ]; then failed+=("$1 (left out)"); fi
+}
+
+# The programs that the end-to-end tests need, and the packages they are in.
+packages=(docker.io podman skopeo busybox-static)
+programs=(dockerd podman skopeo busybox)
+
+install_programs() {
+	local missing=()
+	for i in "${!programs[@]}"; do
+		command -v "${programs[$i]}" >/dev/null 2>&1 || missing+=("${packages[$i]}")
+	done
+	((${#missing[@]})) || return 0
+	if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
+		leave_out "install" "${missing[*]} are missing: install them as root; the tests that need them are skipped"
+		return 0
+	fi
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+lint() {
+	go build -C tools -o "$PWD/bin/golangci-lint" github.com/golangci/golangci-lint/v2/cmd/golangci-lint || return
+	bin/golangci-lint config verify 2>/dev/null || true
+	bin/golangci-lint run ./... && (cd e2e && ../bin/golangci-lint run -c ../.golangci.yml ./...)
+}
+
+cross_build() {
+	local system
+	for system in linux/arm64 darwin/arm64 windows/amd64; do
+		CGO_ENABLED=0 GOOS=${system%/*} GOARCH=${system#*/} go build -o /dev/null ./cmd/regkeeper || return
+	done
+}
+
+fuzz() {
+	local file name package
+	while IFS=: read -r file name; do
+		package=./$(dirname "$file")
+		go test "$package" -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-5s}" || return
+	done < <(grep -rhoH --include='*_test.go' -E '^func Fuzz[A-Za-z0-9_]+' --exclude-dir=e2e . | sed -E 's|^\./||; s|:func |:|')
+}
+
+tidy() { go mod tidy -diff && go -C e2e mod tidy -diff; }
+
+# Compiling the peers ahead fills Go's build cache; the tests then only link.
+peers() {
+	go build -C e2e/peers/gitea/build -tags "sqlite sqlite_unlock_notify" -o /dev/null code.gitea.io/gitea &&
+		go build -C e2e/peers/runner/build -o /dev/null gitea.com/gitea/runner
+}
+
+e2e() { go -C e2e test -count=1 -timeout 40m -v ./... 2>&1 | grep -Ev '^(=== (RUN|PAUSE|CONT|NAME))'; return "${PIPESTATUS[0]}"; }
+
+part "programs" install_programs
+part "build" go build ./...
+# The heavy peers build while the quick parts run.
+if [ "$(uname)" = Linux ]; then
+	peers &
+	peers_pid=$!
+fi
+part "build for other systems" cross_build
+part "vet" go vet ./...
+part "vet end-to-end" go -C e2e vet ./...
+part "tidy" tidy
+part "lint" lint
+part "unit and integration, race" go test -race -shuffle=on ./...
+part "fuzz, briefly" fuzz
+part "benchmarks run" go test -run '^$' -bench . -benchtime 1x ./...
+if [ "$(uname)" = Linux ]; then
+	part "compile the peers" wait "$peers_pid"
+	part "end-to-end" e2e
+else
+	leave_out "end-to-end" "the peers run on Linux"
+fi
+
+printf '\n== parts\n'
+printf '%s\n' "${report[@]}"
+printf '%-28s %4d s\n' total $((SECONDS - started))
+if ((${#left[@]})); then
+	printf '\n!! LEFT OUT:\n'
+	printf '!!   %s\n' "${left[@]}"
+fi
+if ((${#failed[@]})); then
+	printf '\nFAILED: %s\n' "${failed[*]}"
+	printf '%d passed, %d failed\n' $((${#report[@]} - ${#failed[@]})) "${#failed[@]}"
+	exit 1
+fi
+printf '%d passed, 0 failed\n' "${#report[@]}"
