@@ -1,5 +1,5 @@
 // Package app wires regkeeper together. It is the only package that knows every
-// adapter: a source or target is added in sources or targets, in one line.
+// adapter: a source or target is added in source or target, in one line.
 package app
 
 import (
@@ -28,7 +28,7 @@ import (
 
 // The data folder's contents. Package state has its own in it.
 const (
-	tokensName   = "tokens/tokens.json"
+	tokensName   = "tokens/tokens.json" //nolint:gosec // a file's name
 	registryName = "registry"
 	controlName  = "control.sock"
 )
@@ -47,10 +47,15 @@ type Data struct {
 }
 
 // Open takes a data folder for this process. The error is a problem of kind
-// [problem.Busy] if another process has it.
+// [problem.Busy] if another process has it, and [problem.Damaged] if the state
+// in it cannot be read.
 func Open(folder string) (*Data, error) {
 	store, err := state.Open(folder)
 	if err != nil {
+		return nil, err
+	}
+	if _, err := store.Load(context.Background()); err != nil {
+		_ = store.Close()
 		return nil, err
 	}
 	instance, err := state.Instance(folder)

@@ -72,6 +72,9 @@ const exitCodes = `Exit codes:
   5 login refused   6 not reachable   7 busy   8 not found   9 damaged document
   10 disk   11 partly done   130 interrupted`
 
+// Command is the tree of commands, for documentation.
+func Command() *cobra.Command { return newRoot(&env{}) }
+
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "regkeeper",
@@ -114,10 +117,58 @@ holds them any more.
 	root.AddCommand(
 		newUp(e), newSync(e), newPlan(e), newStatus(e), newRotate(e), newConfig(e), newRegistry(e), newVersion(e),
 	)
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
 	for _, c := range root.Commands() {
-		strict(c)
+		switch c.Name() {
+		case "completion":
+			exampleOfEachShell(c)
+		case "help":
+			c.Example = example("regkeeper help up", "regkeeper help registry token create")
+			c.Run, c.RunE = nil, helpFor
+		}
 	}
+	strict(root)
 	return root
+}
+
+// exampleOfEachShell gives cobra's completion commands their examples.
+func exampleOfEachShell(completion *cobra.Command) {
+	for _, c := range completion.Commands() {
+		switch c.Name() {
+		case "bash":
+			c.Example = example("source <(regkeeper completion bash)", "regkeeper completion bash > /etc/bash_completion.d/regkeeper")
+		case "zsh":
+			c.Example = example(`regkeeper completion zsh > "${fpath[1]}/_regkeeper"`)
+		case "fish":
+			c.Example = example("regkeeper completion fish > ~/.config/fish/completions/regkeeper.fish")
+		case "powershell":
+			c.Example = example("regkeeper completion powershell | Out-String | Invoke-Expression")
+		}
+	}
+}
+
+// helpFor prints a command's help. Cobra's own calls an unknown command a
+// success.
+func helpFor(c *cobra.Command, args []string) error {
+	about, rest, err := c.Root().Find(args)
+	if err != nil || about == nil {
+		return problem.Wrap(err, problem.Usage, "see "+c.Root().CommandPath()+" --help", "help")
+	}
+	if len(rest) > 0 && about.HasSubCommands() {
+		return unknownCommand(about, rest[0])
+	}
+	about.InitDefaultHelpFlag()
+	return about.Help()
+}
+
+func unknownCommand(c *cobra.Command, word string) error {
+	hint := "see " + c.CommandPath() + " --help"
+	c.SuggestionsMinimumDistance = 2
+	if near := c.SuggestionsFor(word); len(near) > 0 {
+		hint = "did you mean " + strings.Join(near, " or ") + "? " + hint
+	}
+	return problem.New(problem.Usage, hint, "unknown command %q for %q", word, c.CommandPath())
 }
 
 // strict makes wrong arguments a usage problem, and a group without a command
@@ -133,7 +184,7 @@ func strict(c *cobra.Command) {
 	if c.HasSubCommands() && c.RunE == nil {
 		c.RunE = func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return problem.New(problem.Usage, "see "+cmd.CommandPath()+" --help", "unknown command %q for %q", args[0], cmd.CommandPath())
+				return unknownCommand(cmd, args[0])
 			}
 			return cmd.Help()
 		}
@@ -168,7 +219,7 @@ func (e *env) locate() (path, data string, err error) {
 	return path, data, absErr
 }
 
-// load reads the configuration, and says its warnings.
+// load reads the configuration.
 func (e *env) load() (c config.Config, data string, err error) {
 	path, data, err := e.locate()
 	if err != nil {

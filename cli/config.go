@@ -52,7 +52,7 @@ func (e *env) checkConfig() error {
 			OK       bool           `json:"ok"`
 			Faults   []config.Fault `json:"faults"`
 			Warnings []string       `json:"warnings"`
-		}{Path: path, OK: err == nil, Faults: []config.Fault{}, Warnings: c.Warnings}
+		}{Path: path, OK: err == nil, Faults: []config.Fault{}, Warnings: append([]string{}, c.Warnings...)}
 		var faults *config.Error
 		if errors.As(err, &faults) {
 			check.Faults = faults.Faults

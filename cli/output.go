@@ -24,6 +24,14 @@ func (e *env) printJSON(value any) error {
 	return encoder.Encode(value)
 }
 
+// printLine prints a value as JSON in one line.
+func (e *env) printLine(value any) {
+	line, err := json.Marshal(value)
+	if err == nil {
+		e.printf("%s\n", line)
+	}
+}
+
 // table prints rows under a heading, in columns.
 func (e *env) table(heading string, rows [][]string) error {
 	w := tabwriter.NewWriter(e.Out, 0, 0, 2, ' ', 0)

@@ -47,7 +47,9 @@ func (u *upRun) prove(ctx context.Context, c config.Config) error {
 	if err != nil {
 		return fmt.Errorf("name the image: %w", err)
 	}
-	u.printf("embedded registry: %s (data in %s)\n", host, u.data.Folder)
+	if !u.json() {
+		u.printf("embedded registry: %s (data in %s)\n", host, u.data.Folder)
+	}
 	pushed, err := u.pushImage(ctx, image)
 	if err != nil {
 		return err
@@ -102,7 +104,13 @@ func (u *upRun) prove(ctx context.Context, c config.Config) error {
 	return nil
 }
 
-func (u *upRun) ok(format string, args ...any) { u.printf("  ok  "+format+"\n", args...) }
+func (u *upRun) ok(format string, args ...any) {
+	if u.json() {
+		u.printLine(upEvent{Event: "proved", Text: fmt.Sprintf(format, args...)})
+		return
+	}
+	u.printf("  ok  "+format+"\n", args...)
+}
 
 // tell prints what a pass did.
 func (u *upRun) tell(result keeper.Result) {
@@ -219,6 +227,9 @@ func demoImage() (v1.Image, error) {
 }
 
 func (u *upRun) nextSteps(host credential.Host, file string, image name.Reference) {
+	if u.json() {
+		return
+	}
 	data := ""
 	if u.dataPath != "" {
 		data = " --data " + u.dataPath

@@ -41,6 +41,9 @@ stored as a hash. The token works at once, also in a running daemon.`,
 			"regkeeper registry token create --name ci --scope pull --repository 'team/*' --expires 24h -o json | jq -r .token"),
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if request.name == "" {
+				return problem.New(problem.Usage, "say what the token is for, for example --name laptop", "--name is missing")
+			}
 			_, folder, err := e.locate()
 			if err != nil {
 				return err
@@ -73,12 +76,11 @@ stored as a hash. The token works at once, also in a running daemon.`,
 		},
 	}
 	flags := c.Flags()
-	flags.StringVar(&request.name, "name", "", "what the token is called; unique for its user")
+	flags.StringVar(&request.name, "name", "", "what the token is called; unique for its user (required)")
 	flags.StringVar(&request.user, "user", "regkeeper", "the name to log in with")
 	flags.StringSliceVar(&request.scopes, "scope", []string{"pull"}, "a right: pull, push or delete; may be repeated")
 	flags.StringSliceVar(&request.repositories, "repository", []string{"*"}, "where the rights hold: a name, 'team/*' for all below, '*' for all; may be repeated")
 	flags.StringVar(&request.expires, "expires", "", "how long the token is good for, such as 24h or 30d (default: until it is revoked)")
-	_ = c.MarkFlagRequired("name")
 	_ = c.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"pull", "push", "delete"}, cobra.ShellCompDirectiveNoFileComp))
 	return c
 }

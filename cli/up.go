@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,7 +26,7 @@ import (
 )
 
 func newUp(e *env) *cobra.Command {
-	var listen string
+	var address string
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Start, do the main job, and stay",
@@ -39,19 +42,19 @@ The configuration is taken up anew when it changes, and on SIGHUP.`,
 		Example: example("regkeeper up", "regkeeper up --data /tmp/try --listen 127.0.0.1:5005", "regkeeper up --config regkeeper.yaml"),
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return e.up(c.Context(), listen)
+			return e.up(c.Context(), address)
 		},
 	}
-	c.Flags().StringVar(&listen, "listen", "", "where the embedded registry listens when there is no configuration (default 127.0.0.1:5000, or a free port)")
+	c.Flags().StringVar(&address, "listen", "", "where the embedded registry listens when there is no configuration (default 127.0.0.1:5000, or a free port)")
 	return c
 }
 
-func (e *env) up(ctx context.Context, listen string) error {
+func (e *env) up(ctx context.Context, address string) error {
 	path, folder, err := e.locate()
 	if err != nil {
 		return err
 	}
-	if path != "" && listen != "" {
+	if path != "" && address != "" {
 		return problem.New(problem.Usage, "set serve.registry.listen in "+path, "--listen is for a start without a configuration")
 	}
 	var c config.Config
@@ -67,8 +70,13 @@ func (e *env) up(ctx context.Context, listen string) error {
 	}
 	defer func() { _ = data.Close() }()
 	u := &upRun{env: e, log: e.logger(), data: data, path: path}
+	defer func() {
+		if u.listener != nil {
+			_ = u.listener.Close()
+		}
+	}()
 	if path == "" {
-		if u.listener, err = listenDefault(folder, listen); err != nil {
+		if u.listener, err = listenDefault(ctx, folder, address); err != nil {
 			return err
 		}
 		c = defaultConfig(folder, u.listener.Addr().String())
@@ -88,7 +96,7 @@ type upRun struct {
 }
 
 func (u *upRun) run(ctx context.Context, c config.Config) error {
-	servers, closers, err := u.listen(c)
+	servers, closers, err := u.listen(ctx, c)
 	defer func() {
 		for _, c := range closers {
 			_ = c()
@@ -114,13 +122,13 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 		},
 		Log: u.log, Metrics: metrics, Watched: nonEmpty(u.path),
 	})
-	control, err := listenControl(u.data.Folder)
+	control, err := listenControl(ctx, u.data.Folder)
 	if err != nil {
 		u.log.Warn("no control socket: rotate and sync cannot reach this daemon", "error", err)
 	} else {
 		servers = append(servers, daemon.Server{Name: "control", Listener: control, Handler: d.Control()})
 	}
-	health, err := u.listenHealth(c)
+	health, err := u.listenHealth(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -134,8 +142,7 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 				return err
 			}
 		}
-		u.printf("health and metrics: http://%s/healthz /readyz /metrics\n", health.Addr())
-		u.printf("regkeeper is up; stop it with Ctrl-C\n")
+		u.started(c, health.Addr().String())
 		return d.Run(ctx)
 	})
 	group.Go(func() error {
@@ -156,6 +163,30 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 	return err
 }
 
+// upEvent is what up prints in JSON, one object a line: "proved" for each thing
+// it showed, then "up".
+type upEvent struct {
+	Event string `json:"event"`
+	Text  string `json:"text,omitempty"`
+	// Registry is where the embedded registry listens, Health the address of
+	// the health endpoints.
+	Registry string `json:"registry,omitempty"`
+	Health   string `json:"health,omitempty"`
+}
+
+func (u *upRun) started(c config.Config, health string) {
+	if !u.json() {
+		u.printf("health and metrics: http://%s/healthz /readyz /metrics\n", health)
+		u.printf("regkeeper is up; stop it with Ctrl-C\n")
+		return
+	}
+	event := upEvent{Event: "up", Health: "http://" + health}
+	if c.Embedded != nil {
+		event.Registry = u.listener.Addr().String()
+	}
+	u.printLine(event)
+}
+
 func nonEmpty(path string) []string {
 	if path == "" {
 		return nil
@@ -171,7 +202,7 @@ func sameServe(a, b config.Config) bool {
 }
 
 // listen opens the embedded registry, if the configuration has one.
-func (u *upRun) listen(c config.Config) (servers []daemon.Server, closers []func() error, err error) {
+func (u *upRun) listen(ctx context.Context, c config.Config) (servers []daemon.Server, closers []func() error, err error) {
 	if c.Embedded == nil {
 		return nil, nil, nil
 	}
@@ -181,7 +212,7 @@ func (u *upRun) listen(c config.Config) (servers []daemon.Server, closers []func
 	}
 	closers = append(closers, registry.Close)
 	if u.listener == nil {
-		if u.listener, err = net.Listen("tcp", c.Embedded.Listen); err != nil {
+		if u.listener, err = listen(ctx, "tcp", c.Embedded.Listen); err != nil {
 			return nil, closers, busy(err, "set serve.registry.listen to a free port", "embedded registry")
 		}
 	}
@@ -210,14 +241,22 @@ func tlsConfig(cert, key string) (*tls.Config, error) {
 	}, nil
 }
 
+func listen(ctx context.Context, network, address string) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(ctx, network, address)
+}
+
+// busy makes a problem of a listener that could not be opened.
 func busy(err error, hint, what string) error {
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		return problem.Wrap(err, problem.Config, "name an address of this machine, and a port this user may open", "%s", what)
+	}
 	return problem.Wrap(err, problem.Busy, hint, "%s", what)
 }
 
-func (u *upRun) listenHealth(c config.Config) (net.Listener, error) {
-	listener, err := net.Listen("tcp", c.Health)
+func (u *upRun) listenHealth(ctx context.Context, c config.Config) (net.Listener, error) {
+	listener, err := listen(ctx, "tcp", c.Health)
 	if err != nil && u.path == "" {
-		return net.Listen("tcp", "127.0.0.1:0")
+		return listen(ctx, "tcp", "127.0.0.1:0")
 	}
 	if err != nil {
 		return nil, busy(err, "set serve.health.listen to a free port", "health endpoints")
@@ -227,12 +266,12 @@ func (u *upRun) listenHealth(c config.Config) (net.Listener, error) {
 
 // listenControl opens the socket that the command line gives orders on. The
 // data folder is ours, so that a socket there is one that a crash left.
-func listenControl(folder string) (net.Listener, error) {
+func listenControl(ctx context.Context, folder string) (net.Listener, error) {
 	path := app.Control(folder)
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	listener, err := net.Listen("unix", path)
+	listener, err := listen(ctx, "unix", path)
 	if err != nil {
 		return nil, err
 	}
@@ -243,25 +282,48 @@ func listenControl(folder string) (net.Listener, error) {
 // without a configuration: the images' names begin with it.
 const addressName = "listen"
 
+// rememberedAddress is that address. A file with anything else in it counts as
+// none.
 func rememberedAddress(folder string) (string, bool) {
 	text, err := os.ReadFile(filepath.Join(folder, addressName))
-	return strings.TrimSpace(string(text)), err == nil
+	address := strings.TrimSpace(string(text))
+	return address, err == nil && checkAddress(address) == nil
+}
+
+// checkAddress refuses what cannot stand at the beginning of an image's name.
+func checkAddress(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return problem.New(problem.Usage, "write it as 127.0.0.1:5000", "--listen %q cannot be read", address)
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		return problem.New(problem.Usage,
+			"name the one address that clients will use, such as 127.0.0.1:5000; to serve others, write a regkeeper.yaml with serve.registry",
+			"--listen %q is every address of this machine", address)
+	}
+	return nil
 }
 
 // listenDefault opens the address of the last time, or the one asked for, or
 // the usual one, or any that is free.
-func listenDefault(folder, asked string) (net.Listener, error) {
+func listenDefault(ctx context.Context, folder, asked string) (net.Listener, error) {
 	address, remembered := rememberedAddress(folder)
 	usual := "127.0.0.1:5000"
 	switch {
 	case asked != "":
+		if err := checkAddress(asked); err != nil {
+			return nil, err
+		}
 		address = asked
 	case !remembered:
 		address = usual
 	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := listen(ctx, "tcp", address)
 	if err != nil && asked == "" && !remembered {
-		listener, err = net.Listen("tcp", "127.0.0.1:0")
+		listener, err = listen(ctx, "tcp", "127.0.0.1:0")
 	}
 	if err != nil {
 		return nil, busy(err, "stop what uses the address, or choose another with --listen", "embedded registry")

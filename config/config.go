@@ -9,6 +9,8 @@ package config
 import (
 	"fmt"
 	"io/fs"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -156,6 +158,7 @@ func (b builder) build(doc document) Config {
 	if config.Resync <= 0 {
 		b.add("give a time such as 1m", []string{"resync"}, "resync must be longer than 0")
 	}
+	b.port(config.Health, "serve", "health", "listen")
 	hosts := map[credential.Host]int{}
 	for i, text := range doc.Registries {
 		at := []string{"registries", strconv.Itoa(i)}
@@ -178,6 +181,8 @@ func (b builder) build(doc document) Config {
 	}
 	if e := doc.Serve.Registry; e != nil {
 		embedded := Embedded{Listen: or(e.Listen, defaultListen), URL: e.URL, ImmutableTags: e.ImmutableTags}
+		b.port(embedded.Listen, "serve", "registry", "listen")
+		b.address(e.URL, []string{"serve", "registry", "url"})
 		if e.TLS != nil {
 			embedded.Cert, embedded.Key = resolvePath(b.base, e.TLS.Cert), resolvePath(b.base, e.TLS.Key)
 		}
@@ -204,13 +209,14 @@ func (b builder) registry(text registryText, at []string) Registry {
 		}
 		registry.Scopes = credential.ScopesOf(registry.Scopes...)
 	}
-	if registry.Probe != "" && !strings.Contains(registry.Probe, "/") {
-		b.add("write it as host/repository:tag", append(at, "probe"), "probe %q has no registry in front", registry.Probe)
+	if registry.Probe != "" {
+		b.probe(registry, append(at, "probe"))
 	}
 	switch s := text.Source; {
 	case s.Static != nil:
 		registry.Source.Static = &Static{Username: s.Static.Username, Password: s.Static.Password.ref(b.base)}
 	case s.Gitea != nil:
+		b.address(s.Gitea.URL, append(at, "source", "gitea", "url"))
 		registry.Source.Gitea = &Gitea{
 			URL: strings.TrimSuffix(s.Gitea.URL, "/"), User: s.Gitea.User, Password: s.Gitea.Password.ref(b.base),
 		}
@@ -221,6 +227,35 @@ func (b builder) registry(text registryText, at []string) Registry {
 		}
 	}
 	return registry
+}
+
+// probe refuses an image of another registry: the login would be sent there.
+func (b builder) probe(registry Registry, at []string) {
+	first, rest, _ := strings.Cut(registry.Probe, "/")
+	host, err := credential.ParseHost(first)
+	if err != nil || rest == "" || !strings.ContainsAny(first, ".:") && first != "localhost" {
+		b.add("write it as host/repository:tag", at, "probe %q has no registry in front", registry.Probe)
+		return
+	}
+	if host != registry.Host && registry.Host != "" {
+		b.add(fmt.Sprintf("name an image of %s", registry.Host), at, "probe %q is at another registry, which must not see the login", registry.Probe)
+	}
+}
+
+// address refuses a URL with a login in it.
+func (b builder) address(text string, at []string) {
+	if u, err := url.Parse(text); text != "" && (err != nil || u.User != nil) {
+		b.add("leave the login out; user and password have keys of their own", at, "it is no URL, or has a login in it")
+	}
+}
+
+// port refuses what the schema's pattern lets through.
+func (b builder) port(address string, at ...string) {
+	if _, port, err := net.SplitHostPort(address); err == nil {
+		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			b.add("a port is at most 65535", at, "%q has no valid port", address)
+		}
+	}
 }
 
 func (b builder) rotate(text rotateText, at []string) Rotate {

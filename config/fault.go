@@ -44,10 +44,12 @@ var compiled = sync.OnceValue(func() *jsonschema.Schema {
 type Fault struct {
 	// Line and Column count from 1; zero if the fault is nowhere in
 	// particular.
-	Line, Column int
-	Text, Hint   string
+	Line   int    `json:"line"`
+	Column int    `json:"column"`
+	Text   string `json:"text"`
+	Hint   string `json:"hint"`
 	// Excerpt is the line, with what may be a secret taken out.
-	Excerpt string
+	Excerpt string `json:"excerpt"`
 }
 
 // faults gathers what is wrong in one document.
@@ -86,7 +88,12 @@ func (f *faults) decode() (doc document, ok bool) {
 		f.addSchema(invalid)
 		// What can be read of it is looked through all the same, so that one
 		// run shows every fault.
-		err := yaml.NodeToValue(f.root, &doc)
+		value = blank(value, invalid)
+		text, err := yaml.Marshal(value)
+		if err != nil {
+			return doc, false
+		}
+		err = yaml.Unmarshal(text, &doc)
 		return doc, err == nil
 	} else if err != nil {
 		f.list = append(f.list, Fault{Text: err.Error()})
@@ -97,6 +104,41 @@ func (f *faults) decode() (doc document, ok bool) {
 		return doc, false
 	}
 	return doc, true
+}
+
+// blank puts an empty value wherever one of the wrong type stands.
+func blank(value any, invalid *jsonschema.ValidationError) any {
+	for _, cause := range invalid.Causes {
+		value = blank(value, cause)
+	}
+	if wrong, ok := invalid.ErrorKind.(*kind.Type); ok {
+		var empty any
+		switch wrong.Want[0] {
+		case "object":
+			empty = map[string]any{}
+		case "array":
+			empty = []any{}
+		case "string":
+			empty = ""
+		}
+		return replace(value, invalid.InstanceLocation, empty)
+	}
+	return value
+}
+
+func replace(value any, at []string, by any) any {
+	if len(at) == 0 {
+		return by
+	}
+	switch v := value.(type) {
+	case map[string]any:
+		v[at[0]] = replace(v[at[0]], at[1:], by)
+	case []any:
+		if i, err := strconv.Atoi(at[0]); err == nil && i < len(v) {
+			v[i] = replace(v[i], at[1:], by)
+		}
+	}
+	return value
 }
 
 // addYAML notes what the YAML parser says.
@@ -133,6 +175,11 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 	case *kind.AdditionalProperties:
 		known := f.keys(invalid.SchemaURL)
 		for _, key := range k.Properties {
+			if last == "password" {
+				// What stands there may be the secret itself.
+				f.add(secretHint, at, "unknown key")
+				continue
+			}
 			hint := "known are: " + strings.Join(known, ", ")
 			if near := nearest(key, known); near != "" {
 				hint = fmt.Sprintf("did you mean %q? Known are: %s", near, strings.Join(known, ", "))
@@ -154,6 +201,10 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 	case *kind.Enum:
 		f.add(fmt.Sprintf("one of %v", k.Want), at, "%v is not known here", k.Got)
 	case *kind.Pattern:
+		if last == "url" || last == "cert" || last == "key" {
+			f.add(examples(invalid.SchemaURL), at, "it cannot be read")
+			return
+		}
 		f.add(examples(invalid.SchemaURL), at, "%q cannot be read", k.Got)
 	case *kind.MinLength:
 		f.add(examples(invalid.SchemaURL), at, "it is empty")
@@ -247,7 +298,7 @@ func (f *faults) addAt(node ast.Node, hint string, at []string, format string, a
 	}
 	fault.Excerpt = f.excerpt(fault.Line)
 	// One mistake can be a fault of shape and of meaning; the first says it.
-	if f.shaped && slices.ContainsFunc(f.list, func(g Fault) bool { return g.Line == fault.Line }) {
+	if f.shaped && slices.ContainsFunc(f.list, func(g Fault) bool { return g.Line == fault.Line && g.Column == fault.Column }) {
 		return
 	}
 	f.list = append(f.list, fault)
@@ -313,16 +364,86 @@ func pathText(at []string) string {
 	return b.String()
 }
 
-// secretLine matches a key whose value may be a secret, and the value, unless
-// that is a reference.
-var secretLine = regexp.MustCompile(`(?i)((?:pass(?:word|wd)?|secret|token|auth|key)"?'?\s*:\s*)([^{\s].*)`)
+const redacted = "[redacted]"
 
+var (
+	// keyForm matches a key of a mapping, in block or in flow style.
+	keyForm = regexp.MustCompile(`(?:^|[\s{,\[?-])["']?([\w.-]+)["']?\s*:(?:\s|$|["'{\[])`)
+	// reference matches a secret's reference, whole.
+	reference = regexp.MustCompile(`^\s*\{\s*(?:(?:env|file)\s*:\s*[^\s,{}]+|exec\s*:\s*\[[^\]]*\])\s*\}\s*(?:[,}\]#].*)?$`)
+	// userinfo matches a login in a URL.
+	userinfo = regexp.MustCompile(`://[^/\s@]+@`)
+)
+
+// shown are the keys whose values may be quoted: those of the schema, without
+// the ones that secrets get pasted into. Anybody's own key may be one.
+var shown = sync.OnceValue(func() map[string]bool {
+	keys := map[string]bool{}
+	var walk func(any)
+	walk = func(node any) {
+		switch n := node.(type) {
+		case map[string]any:
+			properties, _ := n["properties"].(map[string]any)
+			for key := range properties {
+				keys[key] = true
+			}
+			for _, child := range n {
+				walk(child)
+			}
+		case []any:
+			for _, child := range n {
+				walk(child)
+			}
+		}
+	}
+	walk(lookup("#/"))
+	delete(keys, "password")
+	delete(keys, "key")
+	return keys
+})
+
+// excerpt is a line of the document, with what may be a secret taken out. The
+// document may be no YAML at all, so that this goes by the line's looks: a
+// value is shown behind a key of the schema's, and a line without a key is
+// shown if the last key before it was.
 func (f *faults) excerpt(line int) string {
 	lines := strings.Split(string(f.text), "\n")
 	if line < 1 || line > len(lines) {
 		return ""
 	}
-	return secretLine.ReplaceAllString(strings.TrimRight(lines[line-1], "\r "), "${1}[redacted]")
+	text, open := "", true
+	for _, l := range lines[:line] {
+		text, open = redact(strings.TrimRight(l, "\r "), open)
+	}
+	return userinfo.ReplaceAllString(text, "://"+redacted+"@")
+}
+
+// redact takes out of a line what may be a secret. open says whether what
+// stands before the first key may be shown, and whether the next line's may.
+func redact(line string, open bool) (text string, stillOpen bool) {
+	keys := keyForm.FindAllStringSubmatchIndex(line, -1)
+	if len(keys) == 0 {
+		if rest := strings.TrimLeft(line, " "); !open && rest != "" {
+			return line[:len(line)-len(rest)] + redacted, open
+		}
+		return line, open
+	}
+	for _, at := range keys {
+		name, behind := line[at[2]:at[3]], at[1]
+		colon := at[3] + strings.IndexByte(line[at[3]:at[1]], ':') + 1
+		open = shown()[name]
+		if open {
+			continue
+		}
+		if name == "password" && (behind >= len(line) || reference.MatchString(line[colon:])) {
+			continue
+		}
+		if strings.TrimSpace(line[colon:]) == "" {
+			return line, false
+		}
+		return line[:colon] + " " + redacted, false
+	}
+	return line, open
 }
 
 // err is all faults as one problem; nil if there are none.

@@ -7,6 +7,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -86,11 +87,14 @@ func New(config Config) *Daemon {
 // ones are logged, and the setup before stays.
 func (d *Daemon) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
+	// From before the first Load on, so that no change falls between.
+	watch, stop := d.watchConfig()
+	defer stop()
 	if err := d.swap(ctx, group); err != nil {
 		return err
 	}
-	if len(d.config.Watched) > 0 {
-		group.Go(func() error { return d.watchConfig(ctx) })
+	if watch != nil {
+		group.Go(func() error { return watch(ctx) })
 	}
 	group.Go(func() error { return d.loop(ctx, group) })
 	err := group.Wait()
@@ -145,7 +149,7 @@ func (d *Daemon) watch(ctx context.Context, name string, watcher credential.Watc
 	for {
 		err := watcher.Watch(ctx, func(...credential.Place) { notify(d.wake) })
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the watch was told to end
 		}
 		d.config.Log.Warn("watch ended", "target", name, "error", err)
 		select {
@@ -158,10 +162,17 @@ func (d *Daemon) watch(ctx context.Context, name string, watcher credential.Watc
 
 func (d *Daemon) loop(ctx context.Context, group *errgroup.Group) error {
 	options := keeper.Options{}
+	var whole time.Time
 	for {
-		began := time.Now()
+		// Places that keep changing must not put off a whole pass.
+		if options.Places && time.Since(whole) >= d.current().Resync {
+			options = keeper.Options{}
+		}
+		if !options.Places {
+			whole = time.Now()
+		}
 		_, _ = d.pass(ctx, options)
-		due := time.NewTimer(d.wait(began))
+		due := time.NewTimer(d.wait(whole))
 		select {
 		case <-ctx.Done():
 			due.Stop()
@@ -186,10 +197,10 @@ func (d *Daemon) loop(ctx context.Context, group *errgroup.Group) error {
 	}
 }
 
-// wait is how long nothing is due.
-func (d *Daemon) wait(began time.Time) time.Duration {
+// wait is how long nothing is due, after a whole pass at that time.
+func (d *Daemon) wait(whole time.Time) time.Duration {
 	s := d.current()
-	wait := s.Resync - time.Since(began)
+	wait := s.Resync - time.Since(whole)
 	if next := s.Keeper.Next(); !next.IsZero() {
 		wait = min(wait, time.Until(next))
 	}
@@ -211,7 +222,11 @@ func (d *Daemon) pass(ctx context.Context, options keeper.Options) (keeper.Resul
 	if statusErr == nil {
 		d.config.Metrics.status(status)
 	}
-	s.health.note(status, errors.Join(err, statusErr), time.Now())
+	if news := s.health.note(status, cmp.Or(err, statusErr), time.Now()); news && len(result.Failed) == 0 {
+		// Steps that fail are reported one by one; this is of no step.
+		err := cmp.Or(err, statusErr)
+		d.config.Log.Error("pass failed", "error", err, "hint", problem.HintOf(err))
+	}
 	return result, err
 }
 
@@ -250,7 +265,7 @@ func errStarting() error {
 func Report(log *slog.Logger, metrics *Metrics) func(keeper.Event) {
 	return func(event keeper.Event) {
 		metrics.step(event)
-		attrs := []any{"registry", event.Step.Host, "reason", event.Step.Reason, "took", event.Took.Round(time.Millisecond)}
+		attrs := []any{"action", event.Step.Action, "registry", event.Step.Host, "reason", event.Step.Reason, "took", event.Took.Round(time.Millisecond)}
 		if event.Step.Credential != "" {
 			attrs = append(attrs, "credential", event.Step.Credential)
 		}
@@ -258,9 +273,9 @@ func Report(log *slog.Logger, metrics *Metrics) func(keeper.Event) {
 			attrs = append(attrs, "target", event.Step.Target, "place", event.Step.Place)
 		}
 		if event.Err != nil {
-			log.Error(string(event.Step.Action)+" failed", append(attrs, "error", event.Err, "hint", problem.HintOf(event.Err))...)
+			log.Error("step failed", append(attrs, "error", event.Err, "hint", problem.HintOf(event.Err))...)
 			return
 		}
-		log.Info(string(event.Step.Action), attrs...)
+		log.Info("step done", attrs...)
 	}
 }

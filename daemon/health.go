@@ -33,10 +33,14 @@ type health struct {
 	at     time.Time
 }
 
-func (h *health) note(status keeper.Status, err error, at time.Time) {
+// note keeps how a pass ended. news says whether it failed in another way than
+// the one before.
+func (h *health) note(status keeper.Status, err error, at time.Time) (news bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	news = err != nil && (h.err == nil || h.err.Error() != err.Error())
 	h.status, h.err, h.at = status, err, at
+	return news
 }
 
 // conditions lists how things stood at the end of the last pass.
@@ -46,7 +50,11 @@ func (h *health) conditions() (ready bool, list []Condition) {
 	if h.at.IsZero() {
 		return false, []Condition{{Code: "pass", Text: "the first pass is under way"}}
 	}
-	list = append(list, Condition{Code: "pass", OK: true})
+	pass := Condition{Code: "pass", OK: h.err == nil}
+	if h.err != nil {
+		pass.Text, pass.Hint = h.err.Error(), problem.HintOf(h.err)
+	}
+	list = append(list, pass)
 	for _, r := range h.status.Registries {
 		list = append(list, Condition{Code: "registry", On: string(r.Host), OK: r.Phase == keeper.OK, Text: r.Problem, Hint: r.Hint})
 	}

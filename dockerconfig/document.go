@@ -12,6 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/tailscale/hujson"
 
@@ -47,7 +48,7 @@ func Parse(text []byte) (*Document, error) {
 	if _, ok := root.Value.(*hujson.Object); !ok {
 		return nil, d.wrongKind(&d.root, "the document")
 	}
-	for _, member := range d.top("auths") {
+	for _, member := range d.auths() {
 		object, ok := member.Value.Value.(*hujson.Object)
 		if !ok {
 			if member.Value.Value.Kind() == 'n' {
@@ -86,9 +87,10 @@ func checkSyntax(text []byte) error {
 	return problem.New(problem.Damaged, damagedHint, "broken JSON at line %d, column %d: %s", line, column, what)
 }
 
+// position counts lines and, in a line, characters, both from one.
 func position(text []byte, offset int) (line, column int) {
 	before := text[:offset]
-	return 1 + bytes.Count(before, []byte("\n")), offset - bytes.LastIndexByte(before, '\n')
+	return 1 + bytes.Count(before, []byte("\n")), 1 + utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:])
 }
 
 func (d *Document) wrongKind(v *hujson.Value, name string) error {
@@ -106,9 +108,17 @@ func (d *Document) Clone() *Document { return &Document{root: d.root.Clone()} }
 // object is the document's outer object. Parse has seen to it that it is one.
 func (d *Document) object() *hujson.Object { return d.root.Value.(*hujson.Object) }
 
-// top lists the outer members with a name; JSON allows a name to be doubled,
-// and the clients' parser then merges the values.
-func (d *Document) top(name string) []*hujson.ObjectMember { return members(d.object(), name) }
+// auths lists the outer members that the clients' parser (encoding/json) takes
+// for "auths": it ignores case, and merges the values of a doubled name.
+func (d *Document) auths() []*hujson.ObjectMember {
+	var found []*hujson.ObjectMember
+	for i := range d.object().Members {
+		if strings.EqualFold(text(d.object().Members[i].Name), "auths") {
+			found = append(found, &d.object().Members[i])
+		}
+	}
+	return found
+}
 
 func members(object *hujson.Object, name string) []*hujson.ObjectMember {
 	var found []*hujson.ObjectMember
@@ -120,10 +130,15 @@ func members(object *hujson.Object, name string) []*hujson.ObjectMember {
 	return found
 }
 
+// text is a member's name. Names without escapes, nearly all, are taken as they
+// stand.
 func text(v hujson.Value) string {
 	literal, ok := v.Value.(hujson.Literal)
 	if !ok {
 		return ""
+	}
+	if n := len(literal); n >= 2 && bytes.IndexByte(literal, '\\') < 0 && utf8.Valid(literal) {
+		return string(literal[1 : n-1])
 	}
 	return literal.String()
 }
@@ -131,9 +146,10 @@ func text(v hujson.Value) string {
 // entry is the last entry for the key under "auths": the one the clients use.
 func (d *Document) entry(key string) *hujson.ObjectMember {
 	var last *hujson.ObjectMember
-	for _, auths := range d.top("auths") {
+	for _, auths := range d.auths() {
 		object, ok := auths.Value.Value.(*hujson.Object)
 		if !ok {
+			last = nil // null takes back what stands before it
 			continue
 		}
 		if found := members(object, key); len(found) > 0 {
@@ -172,30 +188,32 @@ func (d *Document) Login(host credential.Host) (credential.Login, bool) {
 		return credential.Login{}, false
 	}
 	username, password, ok := strings.Cut(string(pair), ":")
-	return credential.Login{Username: username, Secret: credential.NewSecret(strings.TrimRight(password, "\x00"))}, ok && username != ""
+	return credential.Login{Username: username, Secret: credential.NewSecret(strings.Trim(password, "\x00"))}, ok && username != ""
 }
 
 // Set makes the login the only one under the registry's key, as "auth" alone:
 // the one form that every consumer reads. It says whether that changed the
 // document.
 func (d *Document) Set(host credential.Host, login credential.Login) (changed bool) {
-	if held, ok := d.Login(host); ok && held.Equal(login) && d.count(host.Key()) == 1 {
+	auth := base64.StdEncoding.EncodeToString([]byte(login.Username + ":" + login.Secret.Reveal()))
+	member, only := d.entry(host.Key()), d.count(host.Key()) == 1
+	if member != nil && only && hasOnly(member.Value, "auth", auth) {
 		return false
 	}
-	auth := base64.StdEncoding.EncodeToString([]byte(login.Username + ":" + login.Secret.Reveal()))
 	value := hujson.Value{Value: &hujson.Object{}}
 	d.insert(&value, 2, "auth", hujson.Value{Value: hujson.String(auth)})
 
-	if d.count(host.Key()) == 1 {
-		member := d.entry(host.Key())
+	if member != nil && only {
 		member.Value.Value = value.Value
 		return true
 	}
 	d.Remove(host)
-	auths := d.top("auths")
-	if len(auths) == 0 {
+	auths := d.auths()
+	if n := len(auths); n == 0 || n > 1 && auths[n-1].Value.Value.Kind() == 'n' {
+		// A null in last place stays: in its place an object would bring back
+		// what it takes back.
 		d.insert(&d.root, 0, "auths", hujson.Value{Value: &hujson.Object{}})
-		auths = d.top("auths")
+		auths = d.auths()
 	}
 	last := auths[len(auths)-1]
 	if _, ok := last.Value.Value.(*hujson.Object); !ok {
@@ -205,8 +223,15 @@ func (d *Document) Set(host credential.Host, login credential.Login) (changed bo
 	return true
 }
 
+// hasOnly says whether v is an object of one member, with that name and string.
+func hasOnly(v hujson.Value, name, value string) bool {
+	object, ok := v.Value.(*hujson.Object)
+	return ok && len(object.Members) == 1 && text(object.Members[0].Name) == name &&
+		object.Members[0].Value.Value.Kind() == '"' && text(object.Members[0].Value) == value
+}
+
 func (d *Document) count(key string) (n int) {
-	for _, auths := range d.top("auths") {
+	for _, auths := range d.auths() {
 		if object, ok := auths.Value.Value.(*hujson.Object); ok {
 			n += len(members(object, key))
 		}
@@ -216,7 +241,7 @@ func (d *Document) count(key string) (n int) {
 
 // Remove takes the registry's entry away, and says whether there was one.
 func (d *Document) Remove(host credential.Host) (changed bool) {
-	for _, auths := range d.top("auths") {
+	for _, auths := range d.auths() {
 		if object, ok := auths.Value.Value.(*hujson.Object); ok {
 			changed = remove(object, host.Key()) || changed
 		}
@@ -243,9 +268,11 @@ func (d *Document) Helper(host credential.Host) (name string, ok bool) {
 
 // insert adds a member behind the others, laid out as its neighbours are. In
 // package hujson white space behind a last value stands for a trailing comma;
-// what precedes the closing brace belongs to the object. The depth is that of the object's own members: 0 for the outer object's.
+// what precedes the closing brace belongs to the object. The depth is that of
+// the object's own members: 0 for the outer object's.
 func (d *Document) insert(into *hujson.Value, depth int, name string, value hujson.Value) {
 	object := into.Value.(*hujson.Object)
+	value.AfterExtra = nil
 	member := hujson.ObjectMember{Name: hujson.Value{Value: hujson.String(name)}, Value: value}
 	if n := len(object.Members); n > 0 {
 		last := &object.Members[n-1]

@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -72,19 +73,21 @@ func (f File) Read() (*Document, error) {
 // Readers find the old or the new document, never a part of one. What other
 // programs write in the meantime is kept: the new document changes places with
 // the old one in one step (renameat2 with RENAME_EXCHANGE on Linux), and if
-// the one that comes out is not the one that was read, its changes are carried
-// over. A program that read the file before and replaces it afterwards can
-// still take our change out again, as docker login does; who must not lose a
-// change watches the file.
+// the one that comes out is not the one that was read, they change back at
+// once, and edit starts over. A program that read the file before and replaces
+// it afterwards can still take our change out again, as docker login does; who
+// must not lose a change watches the file. So can one that replaces it by what
+// it read in the instant between the two steps.
 //
-// The errors are those of [Parse], naming the path, and problems of kind
-// [problem.Storage]; the file is then as it was.
+// The errors are those of [Parse], naming the path, problems of kind
+// [problem.Storage], one of kind [problem.Busy] when others never stop
+// writing, and that of ctx; the file is then as it was.
 func (f File) Update(ctx context.Context, edit func(*Document) (changed bool)) (changed bool, err error) {
 	path, err := f.resolve()
 	if err != nil {
 		return false, err
 	}
-	base, doc, err := read(path)
+	_, doc, err := read(path)
 	if err != nil {
 		return false, err
 	}
@@ -99,54 +102,72 @@ func (f File) Update(ctx context.Context, edit func(*Document) (changed bool)) (
 	defer unlock()
 	sweep(path)
 
-	base, doc, err = read(path)
+	base, doc, err := read(path)
 	if err != nil {
 		return false, err
 	}
 	if !edit(doc) {
 		return false, nil
 	}
+	// merging says that doc holds what another program wrote and the file does
+	// not have: from then on there is no turning back.
+	merging := false
 	for range rounds {
-		if err := ctx.Err(); err != nil {
+		if err := ctx.Err(); err != nil && !merging {
 			return false, err
 		}
-		was, err := f.swap(path, base, doc.Bytes())
-		if errors.Is(err, errMoved) {
-			if base, doc, err = read(path); err != nil {
-				return false, err
-			}
-			edit(doc)
-			continue
-		}
-		if err != nil {
-			return false, disk.Problem(err, "write %s", path)
-		}
-		if was == nil || bytes.Equal(was, base) {
+		newer, err := f.swap(path, base, doc.Bytes())
+		if err == nil {
 			return true, nil
 		}
-		theirs, err := Parse(was)
-		if err != nil {
-			// Not a document, and not one that was there before us: nothing
-			// in it can be carried over.
-			return true, nil //nolint:nilerror // see above
+		if !errors.Is(err, errMoved) {
+			return false, disk.Problem(err, "write %s", path)
 		}
-		from, err := Parse(base)
-		if err != nil {
-			return false, fmt.Errorf("parse %s: %w", path, err)
+		if path, err = f.resolve(); err != nil {
+			return false, err
 		}
-		base = doc.Bytes()
-		doc = Rebase(from, theirs, doc)
-		edit(doc)
+		before := base
+		var now *Document
+		if base, now, err = read(path); err != nil {
+			return false, err
+		}
+		switch {
+		case newer != nil:
+			// In the instant between the steps a third document came.
+			merging = true
+			doc = rebaseText(before, base, newer, now)
+		case merging:
+			doc = rebaseText(before, base, doc.Bytes(), now)
+		default:
+			doc = now
+		}
+		if !edit(doc) && !merging {
+			return false, nil
+		}
 	}
 	return false, problem.New(problem.Busy, "find the program that keeps rewriting the file", "write %s: other writers never paused", path)
 }
 
-// errMoved says that the file came or went between reading and swapping.
-var errMoved = errors.New("file appeared or vanished")
+// rebaseText is [Rebase] of texts; instead, if one is no document.
+func rebaseText(base, theirs, ours []byte, instead *Document) *Document {
+	var docs [3]*Document
+	for i, text := range [][]byte{base, theirs, ours} {
+		var err error
+		if docs[i], err = Parse(text); err != nil {
+			return instead
+		}
+	}
+	return Rebase(docs[0], docs[1], docs[2])
+}
 
-// swap puts content in the file's place and returns what was there. base is
-// what is thought to be there, nil for no file.
-func (f File) swap(path string, base, content []byte) (was []byte, err error) {
+// errMoved says that the file is not what was read.
+var errMoved = errors.New("file was changed by another program")
+
+// swap puts content in the file's place if it still holds base, nil for no
+// file, and fails with errMoved if it does not. If two others wrote in the
+// same instant, the file holds what the first wrote, and newer is what the
+// second did.
+func (f File) swap(path string, base, content []byte) (newer []byte, err error) {
 	temp, err := f.writeTemp(path, content)
 	if err != nil {
 		return nil, err
@@ -167,25 +188,51 @@ func (f File) swap(path string, base, content []byte) (was []byte, err error) {
 		temp = ""
 		return nil, disk.SyncFolder(path)
 	}
-	err = exchange(temp, path, base)
+	// What is seen here moves nothing; what comes after this does.
+	if !holds(path, base) {
+		return nil, errMoved
+	}
+	before, err := os.Lstat(path)
+	if err != nil {
+		return nil, errMoved //nolint:nilerror // it went since
+	}
+	exchanged, err := exchange(temp, path, base)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errMoved
 	}
 	if err != nil {
 		return nil, err
 	}
-	if err := disk.SyncFolder(path); err != nil {
+	// Whose place it was shows sooner than what they wrote.
+	if out, err := os.Lstat(temp); !exchanged || err == nil && os.SameFile(before, out) && holds(temp, base) {
+		return nil, disk.SyncFolder(path)
+	}
+	if _, err := exchange(temp, path, content); err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, errMoved) {
+			return nil, errMoved // removed since, which is later than what was put in its place
+		}
 		return nil, err
 	}
-	was, _, err = read(temp)
-	if problem.KindOf(err) == problem.Damaged {
-		return was, nil
+	if !holds(temp, content) {
+		if newer, _, err = read(temp); err != nil {
+			newer = nil
+		}
 	}
-	return was, err
+	return newer, errMoved
+}
+
+// holds says whether a regular file has that content.
+func holds(path string, content []byte) bool {
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() {
+		return false
+	}
+	now, err := readAll(path)
+	return err == nil && bytes.Equal(now, content)
 }
 
 func (f File) writeTemp(path string, content []byte) (name string, err error) {
-	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+tempMark)
+	temp, err := os.CreateTemp(filepath.Dir(path), tempPrefix(path)+strconv.FormatInt(time.Now().Unix(), 10)+"-")
 	if err != nil {
 		return "", err
 	}
@@ -286,11 +333,16 @@ func (f File) makeFolder(folder string) error {
 		owner = &have
 	}
 	for i := len(missing) - 1; i >= 0; i-- {
-		if err := os.Mkdir(missing[i], folderMode); err != nil && !errors.Is(err, fs.ErrExist) {
+		err := os.Mkdir(missing[i], folderMode)
+		if errors.Is(err, fs.ErrExist) {
+			continue
+		}
+		if err != nil {
 			return disk.Problem(err, "make folder %s", missing[i])
 		}
 		if os.Geteuid() == 0 {
-			if err := os.Chown(missing[i], owner.UID, owner.GID); err != nil {
+			// Not through a link that someone put there since.
+			if err := os.Lchown(missing[i], owner.UID, owner.GID); err != nil {
 				return disk.Problem(err, "give away folder %s", missing[i])
 			}
 		}
@@ -298,55 +350,87 @@ func (f File) makeFolder(folder string) error {
 	return nil
 }
 
-// resolve follows symbolic links to the path that is read and replaced.
+// resolve follows symbolic links to the path that is read and replaced, whose
+// last parts need not exist.
 func (f File) resolve() (string, error) {
-	path, err := filepath.EvalSymlinks(f.Path)
-	if err == nil {
-		return path, f.mayFollow(path)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		// EvalSymlinks names a circle in words only; the system has a code.
-		if _, serr := os.Stat(f.Path); serr != nil {
-			err = serr
-		}
+	end, owners, err := follow(f.Path)
+	if err != nil {
 		return "", disk.Problem(err, "follow %s", f.Path)
 	}
-	link, lerr := os.Readlink(f.Path)
-	if lerr != nil {
-		return f.Path, nil //nolint:nilerror // no link: a file or folder that is yet to be made
+	return end, f.mayFollow(end, owners)
+}
+
+// maxLinks is where a chain of links counts as a circle, as for Linux.
+const maxLinks = 40
+
+// follow returns where a path leads, and who owns the links on the way.
+func follow(path string) (end string, owners []Owner, err error) {
+	separator := string(filepath.Separator)
+	root := func(path string) string {
+		volume := filepath.VolumeName(path)
+		if filepath.IsAbs(path) {
+			volume += separator
+		}
+		return volume
 	}
-	if !filepath.IsAbs(link) {
-		link = filepath.Join(filepath.Dir(f.Path), link)
+	at := root(path)
+	todo := strings.Split(strings.TrimPrefix(path, at), separator)
+	for len(todo) > 0 {
+		part := todo[0]
+		todo = todo[1:]
+		if part == "" {
+			continue
+		}
+		next := filepath.Join(at, part)
+		info, err := os.Lstat(next)
+		if errors.Is(err, fs.ErrNotExist) {
+			return filepath.Join(append([]string{next}, todo...)...), owners, nil
+		}
+		if err != nil {
+			return "", nil, err
+		}
+		if info.Mode()&fs.ModeSymlink == 0 {
+			at = next
+			continue
+		}
+		if owners = append(owners, ownerOf(info)); len(owners) > maxLinks {
+			return "", nil, &fs.PathError{Op: "follow", Path: next, Err: syscall.ELOOP}
+		}
+		link, err := os.Readlink(next)
+		if err != nil {
+			return "", nil, err
+		}
+		if filepath.IsAbs(link) {
+			at = root(link)
+		}
+		todo = append(strings.Split(strings.TrimPrefix(link, root(link)), separator), todo...)
 	}
-	path, err = File{Path: link}.resolve()
-	if err != nil {
-		return "", err
-	}
-	return path, f.mayFollow(path)
+	return at, owners, nil
 }
 
 // mayFollow keeps root from writing where a link of someone else's points,
 // unless that is theirs too.
-func (f File) mayFollow(end string) error {
-	if os.Geteuid() != 0 || end == f.Path {
+func (f File) mayFollow(end string, owners []Owner) error {
+	if os.Geteuid() != 0 {
 		return nil
 	}
-	link, err := os.Lstat(f.Path)
-	if err != nil || link.Mode()&fs.ModeSymlink == 0 || ownerOf(link).UID == 0 {
-		return nil //nolint:nilerror // no link of someone else's
-	}
-	at := end
-	info, err := os.Lstat(at)
-	for errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
-		at = filepath.Dir(at)
-		info, err = os.Lstat(at)
-	}
-	if err != nil {
-		return disk.Problem(err, "follow %s", f.Path)
-	}
-	if ownerOf(info).UID != ownerOf(link).UID {
-		return problem.New(problem.Storage, "replace the link by a file, or give link and file to the same user",
-			"%s is a link of another user's to %s, which is not theirs", f.Path, end)
+	for _, owner := range owners {
+		if owner.UID == 0 {
+			continue
+		}
+		at := end
+		info, err := os.Lstat(at)
+		for errors.Is(err, fs.ErrNotExist) && at != filepath.Dir(at) {
+			at = filepath.Dir(at)
+			info, err = os.Lstat(at)
+		}
+		if err != nil {
+			return disk.Problem(err, "follow %s", f.Path)
+		}
+		if ownerOf(info).UID != owner.UID {
+			return problem.New(problem.Storage, "replace the link by a file, or give link and file to the same user",
+				"%s leads by a link of another user's to %s, which is not theirs", f.Path, end)
+		}
 	}
 	return nil
 }
@@ -364,7 +448,10 @@ func read(path string) ([]byte, *Document, error) {
 			return nil, nil, disk.Problem(err, "read %s", path)
 		}
 		doc, err := Parse(content)
-		if err == nil {
+		if err == nil && (len(bytes.TrimSpace(content)) > 0 || !fresh(path)) {
+			return content, doc, nil
+		}
+		if err == nil && time.Now().After(deadline) {
 			return content, doc, nil
 		}
 		if time.Now().After(deadline) {
@@ -374,8 +461,15 @@ func read(path string) ([]byte, *Document, error) {
 			}
 			return content, nil, err
 		}
-		time.Sleep(settlePause)
+		time.Sleep(settlePause) //nolint:forbidigo // the writer is another program: nothing tells when it is done
 	}
+}
+
+// fresh says whether the file was just written: an empty one may then be one
+// that another program truncated and has not written yet.
+func fresh(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && time.Since(info.ModTime()).Abs() < settle
 }
 
 // readAll reads a regular file. The content is never nil without an error.
@@ -402,15 +496,26 @@ func readAll(path string) (content []byte, err error) {
 	return content, err
 }
 
+// tempPrefix begins the names of temporary files for the path; behind it stand
+// the time in seconds, a dash and a random number. The time is in the name
+// since an exchange gives the temporary file another's time stamps.
+func tempPrefix(path string) string { return "." + filepath.Base(path) + tempMark }
+
 // sweep removes temporary files that a crash left beside the file.
 func sweep(path string) {
-	left, err := filepath.Glob(filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+tempMark+"*"))
+	entries, err := os.ReadDir(filepath.Dir(path))
 	if err != nil {
 		return
 	}
-	for _, name := range left {
-		if info, err := os.Lstat(name); err == nil && time.Since(info.ModTime()) > tempAge {
-			_ = os.Remove(name)
+	for _, entry := range entries {
+		rest, ok := strings.CutPrefix(entry.Name(), tempPrefix(path))
+		if !ok {
+			continue
+		}
+		seconds, _, _ := strings.Cut(rest, "-")
+		made, err := strconv.ParseInt(seconds, 10, 64)
+		if err == nil && time.Since(time.Unix(made, 0)) > tempAge {
+			_ = os.Remove(filepath.Join(filepath.Dir(path), entry.Name()))
 		}
 	}
 }

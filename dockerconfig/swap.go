@@ -14,8 +14,7 @@ func linkNew(temp, path string) error {
 }
 
 // replace is the exchange for file systems without one. It refuses if the file
-// is not what was read, and cannot see a change in the instant after that. The
-// former content stays under temp's name, as after an exchange.
+// is not what was read, and cannot see a change in the instant after that.
 func replace(temp, path string, base []byte) error {
 	now, err := readAll(path)
 	if err != nil {
@@ -24,8 +23,5 @@ func replace(temp, path string, base []byte) error {
 	if !bytes.Equal(now, base) {
 		return errMoved
 	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	return os.WriteFile(temp, now, privateMode)
+	return os.Rename(temp, path)
 }

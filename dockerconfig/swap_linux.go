@@ -10,16 +10,17 @@ import (
 )
 
 // exchange makes two files change places in one step. Where the file system
-// cannot (NFS, some FUSE), it replaces path if it still holds base.
-func exchange(temp, path string, base []byte) error {
-	err := unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
+// cannot (NFS, some FUSE), it replaces path if that still holds base; nothing
+// is under temp's name then.
+func exchange(temp, path string, base []byte) (exchanged bool, err error) {
+	err = unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE)
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.ENOTSUP) {
-		return replace(temp, path, base)
+		return false, replace(temp, path, base)
 	}
 	if err != nil {
-		return &os.LinkError{Op: "exchange", Old: temp, New: path, Err: err}
+		return false, &os.LinkError{Op: "exchange", Old: temp, New: path, Err: err}
 	}
-	return nil
+	return true, nil
 }
 
 // renameNew gives temp the name path unless that exists.

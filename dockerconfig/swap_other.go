@@ -7,7 +7,9 @@ import (
 	"time"
 )
 
-func exchange(temp, path string, base []byte) error { return replace(temp, path, base) }
+func exchange(temp, path string, base []byte) (exchanged bool, err error) {
+	return false, replace(temp, path, base)
+}
 
 func renameNew(temp, path string) error { return linkNew(temp, path) }
 

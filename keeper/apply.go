@@ -100,7 +100,7 @@ func (k *Keeper) applyLogins(ctx context.Context, obs Observation, steps map[cre
 					return err
 				}
 				if err != nil {
-					return nil
+					return nil //nolint:nilerr // it is in the ledger; the other registries go on
 				}
 			}
 			return nil

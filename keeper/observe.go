@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -34,7 +35,21 @@ func (k *Keeper) observe(ctx context.Context, rotate []credential.Host, ask bool
 		}
 	}
 	obs.Places = k.readPlaces(ctx)
+	obs.Unkept = k.unkept()
 	return obs
+}
+
+// unkept are the journals of registries that are not configured any more.
+func (k *Keeper) unkept() map[credential.Host]*state.Registry {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	unkept := map[credential.Host]*state.Registry{}
+	for host, journal := range k.doc.Registries {
+		if !slices.Contains(k.Registries(), host) {
+			unkept[host] = journal.Clone()
+		}
+	}
+	return unkept
 }
 
 func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {

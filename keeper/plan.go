@@ -3,6 +3,7 @@ package keeper
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -143,6 +144,8 @@ type Observation struct {
 	Now        time.Time
 	Registries []View
 	Places     []PlaceView
+	// Unkept are the journals of registries that are not configured any more.
+	Unkept map[credential.Host]*state.Registry
 }
 
 // clockSlack is by how much a journaled time may lie in the future before the
@@ -178,7 +181,30 @@ func Decide(obs Observation) Plan {
 			plan.Steps = append(plan.Steps, decideRetired(view, retired, obs))
 		}
 	}
+	for _, host := range slices.Sorted(maps.Keys(obs.Unkept)) {
+		plan.Steps = append(plan.Steps, decideUnkept(host, obs.Unkept[host])...)
+	}
 	return plan
+}
+
+// decideUnkept leaves the logins of a registry that is not configured any more:
+// its source is not known, so nothing can be revoked, and clients may use them.
+func decideUnkept(host credential.Host, journal *state.Registry) []Step {
+	var steps []Step
+	keep := func(c *state.Credential) {
+		if c != nil {
+			steps = append(steps, Step{
+				Action: Keep, Host: host, Credential: c.ID,
+				Reason: fmt.Sprintf("the registry is not configured any more, and the login %s stays good: end it at its source (%s), or put the registry back", c.Name, c.Origin),
+			})
+		}
+	}
+	keep(journal.Next)
+	keep(journal.Current)
+	for _, retired := range journal.Retired {
+		keep(&retired.Credential)
+	}
+	return steps
 }
 
 // decideLogin decides about the login in force.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/moby/sys/atomicwriter"
 
@@ -21,13 +22,32 @@ const (
 	PrivateFolder fs.FileMode = 0o700
 )
 
+// tempAge is when a temporary file counts as left behind by a crash.
+const tempAge = time.Minute
+
 // WriteFile replaces the file's content in one step and returns when it has
-// reached the disk. The error is a [problem.Error] of kind [problem.Storage].
+// reached the disk. What writers that were killed left beside the file is
+// removed: it may hold secrets. The error is a [problem.Error] of kind
+// [problem.Storage].
 func WriteFile(path string, content []byte, mode fs.FileMode) error {
+	sweep(path)
 	if err := atomicwriter.WriteFile(path, content, mode); err != nil {
 		return Problem(err, "write %s", path)
 	}
 	return Problem(SyncFolder(path), "write %s", path)
+}
+
+// sweep removes the temporary files of package atomicwriter for the path.
+func sweep(path string) {
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".tmp-"+filepath.Base(path)+"*"))
+	if err != nil {
+		return
+	}
+	for _, name := range left {
+		if info, err := os.Lstat(name); err == nil && time.Since(info.ModTime()) > tempAge {
+			_ = os.Remove(name)
+		}
+	}
 }
 
 // SyncFolder makes a rename of the path durable.

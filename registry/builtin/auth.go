@@ -40,8 +40,8 @@ func (c caller) may(to route) bool {
 //
 // The error has [credential.ErrRefused] in its chain unless nobody can tell.
 func (g *Registry) identify(r *http.Request) (caller, error) {
-	if user, password, ok := r.BasicAuth(); ok {
-		token, err := g.config.Tokens.Authenticate(user, credential.NewSecret(password))
+	if _, password, ok := r.BasicAuth(); ok {
+		token, err := g.config.Tokens.Authenticate(credential.NewSecret(password))
 		return caller{token: token}, err
 	}
 	scheme, signed, _ := strings.Cut(r.Header.Get("Authorization"), " ")

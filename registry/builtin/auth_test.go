@@ -89,7 +89,7 @@ func TestTokenProtocol(t *testing.T) {
 	post(url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}}).wantCode(t, 400, "UNSUPPORTED")
 	post(url.Values{"grant_type": {"password"}, "password": {strings.Repeat("x", 1<<17)}}).wantCode(t, 400, "UNSUPPORTED")
 	f.do(request{method: "POST", path: "/v2/token?grant_type=password&username=ci&password=" + ci.secret.Reveal()}).wantCode(t, 400, "UNSUPPORTED")
-	for _, auth := range []string{"", login{user: "ci"}.basic(), login{user: "other", secret: ci.secret}.basic(), "Basic !", "Bearer " + got.Token} {
+	for _, auth := range []string{"", login{user: "ci"}.basic(), login{user: "ci", secret: credential.NewSecret("rkp_" + strings.Repeat("0", 64))}.basic(), "Basic !", "Bearer " + got.Token} {
 		refused := f.do(request{method: "GET", path: "/v2/token", auth: auth}).wantCode(t, 401, "UNAUTHORIZED")
 		if got := refused.header.Get("WWW-Authenticate"); got != `Basic realm="test registry"` {
 			t.Errorf("challenge of the token endpoint = %s", got)

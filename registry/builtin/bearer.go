@@ -92,7 +92,7 @@ func (g *Registry) issue(w http.ResponseWriter, r *http.Request) (caller, error)
 	if err != nil {
 		return caller{}, err
 	}
-	token, err := g.config.Tokens.Authenticate(login.user, login.secret)
+	token, err := g.config.Tokens.Authenticate(login.secret)
 	if err != nil {
 		return caller{}, g.refuseLogin(err)
 	}
@@ -112,7 +112,6 @@ func (g *Registry) issue(w http.ResponseWriter, r *http.Request) (caller, error)
 }
 
 type login struct {
-	user   string
 	secret credential.Secret
 	scopes []string
 }
@@ -123,8 +122,8 @@ type login struct {
 // up in the logs of proxies.
 func readLogin(w http.ResponseWriter, r *http.Request) (login, error) {
 	if r.Method == http.MethodGet {
-		user, password, _ := r.BasicAuth()
-		return login{user: user, secret: credential.NewSecret(password), scopes: r.URL.Query()["scope"]}, nil
+		_, password, _ := r.BasicAuth()
+		return login{secret: credential.NewSecret(password), scopes: r.URL.Query()["scope"]}, nil
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxLoginForm)
 	if err := r.ParseForm(); err != nil {
@@ -135,7 +134,6 @@ func readLogin(w http.ResponseWriter, r *http.Request) (login, error) {
 		return login{}, &refusal{status: http.StatusBadRequest, code: codeUnsupported, message: "grant_type must be password"}
 	}
 	return login{
-		user:   form.Get("username"),
 		secret: credential.NewSecret(form.Get("password")),
 		scopes: form["scope"],
 	}, nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/regkeeper/regkeeper/internal/disk"
 	"github.com/regkeeper/regkeeper/problem"
 )
 
@@ -210,7 +211,7 @@ func (s *TokenStore) update(ctx context.Context, change func(*tokenFile) (change
 	if data, err = json.MarshalIndent(doc, "", "  "); err != nil {
 		return fmt.Errorf("encode tokens: %w", err)
 	}
-	return problem.Wrap(replaceFile(s.path, append(data, '\n')), problem.Storage, storageHint, "write token file")
+	return disk.WriteFile(s.path, append(data, '\n'), disk.PrivateFile)
 }
 
 // lock waits for the lock between processes. The lock is a file of its own: the
@@ -262,7 +263,7 @@ func (s *TokenStore) signingKey() ([]byte, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		data = []byte(randomHex(sha256.Size) + "\n")
-		if err := replaceFile(path, data); err != nil {
+		if err := disk.WriteFile(path, data, disk.PrivateFile); err != nil {
 			return nil, problem.Wrap(err, problem.Storage, storageHint, "write signing key")
 		}
 	case err != nil:
@@ -274,38 +275,4 @@ func (s *TokenStore) signingKey() ([]byte, error) {
 			"signing key %s is not 64 hex digits", path)
 	}
 	return key, nil
-}
-
-// replaceFile writes a file whole or not at all, also if the machine stops.
-// Nobody else may read it.
-func replaceFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	file, err := os.CreateTemp(dir, filepath.Base(path)+".*.new")
-	if err != nil {
-		return fmt.Errorf("create file: %w", err)
-	}
-	_, err = file.Write(data)
-	if err == nil {
-		err = file.Sync()
-	}
-	err = errors.Join(err, file.Close())
-	if err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("replace file: %w", errors.Join(err, os.Remove(file.Name())))
-	}
-	return syncFolder(dir)
-}
-
-// syncFolder makes a rename in the folder last.
-func syncFolder(dir string) error {
-	folder, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("open folder: %w", err)
-	}
-	if err := errors.Join(folder.Sync(), folder.Close()); err != nil {
-		return fmt.Errorf("sync folder: %w", err)
-	}
-	return nil
 }

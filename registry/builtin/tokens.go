@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/hex"
 	"regexp"
 	"slices"
@@ -50,8 +49,8 @@ func (t Token) expired(now time.Time) bool { return !t.Expires.IsZero() && !now.
 
 // TokenRequest asks for a token.
 type TokenRequest struct {
-	// User is the name to log in with. It need not be unique: a user may have
-	// several tokens.
+	// User is whose token it is; clients are shown it as the username. It need
+	// not be unique: a user may have several tokens.
 	User string
 	// Name tells the user's tokens apart and must not parse as a number.
 	Name string
@@ -212,21 +211,21 @@ func (s *TokenStore) Revoke(ctx context.Context, id string) error {
 	})
 }
 
-// Authenticate returns the token that a login is for. The error has
-// [credential.ErrRefused] in its chain when the login is wrong, revoked or
-// expired, and is of kind [problem.Damaged] or [problem.Storage] when nobody
-// can tell.
+// Authenticate returns the token that a secret belongs to. What is given as the
+// username does not matter, as with the tokens of the forges: the secret alone
+// says who it is. The error has [credential.ErrRefused] in its chain when the
+// secret is wrong, revoked or expired, and is of kind [problem.Damaged] or
+// [problem.Storage] when nobody can tell.
 //
 // The token is found by the hash of the secret. How long that takes tells
-// something about hashes, which whoever sends the secret cannot choose. What
-// is compared after that is compared in constant time.
-func (s *TokenStore) Authenticate(user string, secret credential.Secret) (Token, error) {
+// something about hashes, which whoever sends the secret cannot choose.
+func (s *TokenStore) Authenticate(secret credential.Secret) (Token, error) {
 	known, err := s.current()
 	if err != nil {
 		return Token{}, err
 	}
 	token, ok := known.byHash[hashSecret(secret)]
-	if !ok || subtle.ConstantTimeCompare([]byte(token.User), []byte(user)) != 1 {
+	if !ok {
 		return Token{}, refused()
 	}
 	return s.accept(token)

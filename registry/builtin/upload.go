@@ -17,7 +17,7 @@ import (
 func (g *Registry) startUpload(w http.ResponseWriter, r *http.Request, by caller, to route) error {
 	query := r.URL.Query()
 	from := query.Get("from")
-	if from != "" && !(validName(from) && by.can(from, pulling) && g.exists(from)) {
+	if from != "" && (!validName(from) || !by.can(from, pulling) || !g.exists(from)) {
 		query.Del("from")
 		query.Del("mount")
 		r = r.Clone(r.Context())

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/regkeeper/regkeeper/internal/disk"
 	"github.com/regkeeper/regkeeper/problem"
 )
 
@@ -90,7 +91,7 @@ func (s *TokenStore) flush(lock func() (unlock func(), err error)) error {
 	maps.DeleteFunc(times, func(id string, _ time.Time) bool { _, ok := known.byID[id]; return !ok })
 	data, err := json.MarshalIndent(times, "", "  ")
 	if err == nil {
-		err = replaceFile(u.path, append(data, '\n'))
+		err = disk.WriteFile(u.path, append(data, '\n'), disk.PrivateFile)
 	}
 	if err != nil {
 		u.mu.Lock()

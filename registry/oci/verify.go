@@ -72,9 +72,9 @@ func (v *Verifier) Verify(ctx context.Context, login credential.Credential, prob
 	if image != nil {
 		proof.Image = image.Name()
 	}
-	repository, err := v.repository(login, registry, image)
-	if err != nil {
-		return credential.Proof{}, err
+	repository := registry.Repo(strings.ToLower(login.Username), pushProbe)
+	if image != nil {
+		repository = image.Context()
 	}
 	if login.Scopes.Has(credential.Push) {
 		if err := v.push(ctx, login, repository); err != nil {
@@ -189,14 +189,6 @@ func (v *Verifier) search(registry name.Registry, options []remote.Option) name.
 	return nil
 }
 
-// repository is where pushing and deleting are tried.
-func (v *Verifier) repository(login credential.Credential, registry name.Registry, image name.Reference) (name.Repository, error) {
-	if image != nil {
-		return image.Context(), nil
-	}
-	return registry.Repo(strings.ToLower(login.Username), pushProbe), nil
-}
-
 // push starts an upload and cancels it (OCI distribution specification, POST
 // and DELETE of /v2/<name>/blobs/uploads/).
 func (v *Verifier) push(ctx context.Context, login credential.Credential, repository name.Repository) error {
@@ -209,11 +201,11 @@ func (v *Verifier) push(ctx context.Context, login credential.Credential, reposi
 		Scheme: repository.Scheme(), Host: repository.RegistryStr(),
 		Path: "/v2/" + repository.RepositoryStr() + "/blobs/uploads/",
 	}
-	response, err := send(ctx, client, http.MethodPost, start.String(), http.StatusAccepted)
+	header, err := send(ctx, client, http.MethodPost, start.String(), http.StatusAccepted)
 	if err != nil {
 		return v.explain(err, login, "push to %s", repository)
 	}
-	upload, err := start.Parse(response.Header.Get("Location"))
+	upload, err := start.Parse(header.Get("Location"))
 	if err != nil {
 		return fmt.Errorf("push to %s: upload has no place: %w", repository, err)
 	}
@@ -238,7 +230,9 @@ func (v *Verifier) delete(ctx context.Context, login credential.Credential, repo
 	return v.explain(err, login, "delete from %s", repository)
 }
 
-func send(ctx context.Context, client http.RoundTripper, method, target string, good ...int) (*http.Response, error) {
+// send sends a request without a body and returns the answer's header. Another
+// status than the good ones is a [transport.Error].
+func send(ctx context.Context, client http.RoundTripper, method, target string, good ...int) (http.Header, error) {
 	request, err := http.NewRequestWithContext(ctx, method, target, nil)
 	if err != nil {
 		return nil, err
@@ -252,7 +246,7 @@ func send(ctx context.Context, client http.RoundTripper, method, target string, 
 		return nil, err
 	}
 	_, err = io.Copy(io.Discard, response.Body)
-	return response, err
+	return response.Header, err
 }
 
 // explain makes a problem of what a registry said: refused, not there, or not
