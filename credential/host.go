@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -20,6 +21,9 @@ const DockerHub Host = "docker.io"
 // Docker Hub: registry.IndexServer of the docker CLI.
 const dockerHubKey = "https://index.docker.io/v1/"
 
+// hostCharacters are those of a name, and of an address and port in brackets.
+const hostCharacters = "abcdefghijklmnopqrstuvwxyz0123456789-._:[]"
+
 const hostHint = "write the registry as host or host:port, for example gitea.example.com"
 
 // ParseHost reads a registry host as people write it. A scheme, a trailing
@@ -30,7 +34,15 @@ const hostHint = "write the registry as host or host:port, for example gitea.exa
 // The error is a [problem.Error] of kind [problem.Config].
 func ParseHost(text string) (Host, error) {
 	bad := func(why string) (Host, error) {
-		return "", problem.New(problem.Config, hostHint, "registry host %q %s", text, why)
+		shown := text
+		if at := strings.LastIndexByte(text, '@'); at >= 0 {
+			shown = redacted + text[at:] // a password may stand there
+		}
+		return "", problem.New(problem.Config, hostHint, "registry host %q %s", shown, why)
+	}
+	// Lower case of some letters from elsewhere is a letter of a host's.
+	if strings.ContainsFunc(text, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return bad("has a character that no host has")
 	}
 	host := strings.ToLower(strings.TrimSpace(text))
 	host = strings.TrimPrefix(strings.TrimPrefix(host, "https://"), "http://")
@@ -41,7 +53,7 @@ func ParseHost(text string) (Host, error) {
 		return bad("is empty")
 	case strings.Contains(host, "/"):
 		return bad("has a path")
-	case strings.ContainsAny(host, "@?#\\ \t\r\n*"):
+	case strings.ContainsFunc(host, func(r rune) bool { return !strings.ContainsRune(hostCharacters, r) }):
 		return bad("has a character that no host has")
 	}
 	name := host
@@ -53,13 +65,13 @@ func ParseHost(text string) (Host, error) {
 	} else if strings.Contains(host, ":") && !strings.HasSuffix(host, "]") {
 		return bad("has no valid port")
 	}
-	if inner, ok := strings.CutPrefix(name, "["); ok {
-		name = strings.TrimSuffix(inner, "]")
-	}
-	if strings.Contains(name, ":") {
-		if _, err := netip.ParseAddr(name); err != nil {
+	if strings.HasPrefix(host, "[") {
+		addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(name, "["), "]"))
+		if err != nil || !addr.Is6() {
 			return bad("is no IPv6 address")
 		}
+	} else if strings.ContainsAny(name, "[]:") {
+		return bad("has a character that no host has")
 	}
 	if name == "" {
 		return bad("is empty")
@@ -99,6 +111,6 @@ func (h Host) Loopback() bool {
 	if name == "localhost" || strings.HasSuffix(name, ".localhost") {
 		return true
 	}
-	addr, err := netip.ParseAddr(strings.Trim(name, "[]"))
+	addr, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(name, "["), "]"))
 	return err == nil && addr.IsLoopback()
 }

@@ -90,8 +90,10 @@ type Watcher interface {
 type Proof struct {
 	// Image is the image that was pulled; empty if there was none to pull.
 	Image string
-	// Scheme, Realm and Service are the registry's authentication challenge
-	// (RFC 7235 section 4.1 and distribution's token specification).
+	// Scheme and Service are of the registry's authentication challenge
+	// (RFC 7235 section 4.1 and distribution's token specification). Realm is
+	// the URL at which the login was shown: that of the token server, or the
+	// root of the registry's API.
 	Scheme, Realm, Service string
 }
 

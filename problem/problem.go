@@ -124,17 +124,21 @@ func KindOf(err error) Kind {
 	return Internal
 }
 
-// HintOf is the outermost hint in the chain of err that is not empty.
+// HintOf is the outermost hint in the chain of err that is not empty. Of errors
+// that were joined, the first with a hint counts.
 func HintOf(err error) string {
-	for err != nil {
-		var p *Error
-		if !errors.As(err, &p) {
-			return ""
+	if p, ok := err.(*Error); ok && p.Hint != "" { //nolint:errorlint // each link is looked at
+		return p.Hint
+	}
+	switch e := err.(type) { //nolint:errorlint // each link is looked at
+	case interface{ Unwrap() error }:
+		return HintOf(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, joined := range e.Unwrap() {
+			if hint := HintOf(joined); hint != "" {
+				return hint
+			}
 		}
-		if p.Hint != "" {
-			return p.Hint
-		}
-		err = p.Err
 	}
 	return ""
 }

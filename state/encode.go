@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"time"
+	"unicode/utf8"
 
 	"github.com/regkeeper/regkeeper/credential"
 )
@@ -36,18 +37,20 @@ type (
 		At   time.Time `json:"at"`
 	}
 	loginText struct {
-		ID       string            `json:"id"`
-		Name     string            `json:"name,omitempty"`
-		Host     credential.Host   `json:"host"`
-		Username string            `json:"username,omitempty"`
-		Secret   string            `json:"secret,omitempty"`
-		Scopes   credential.Scopes `json:"scopes,omitempty"`
-		Issued   time.Time         `json:"issued,omitzero"`
-		Expires  time.Time         `json:"expires,omitzero"`
-		Origin   string            `json:"origin,omitempty"`
-		Terms    string            `json:"terms,omitempty"`
-		Since    time.Time         `json:"since,omitzero"`
-		Left     time.Time         `json:"left,omitzero"`
+		ID       string          `json:"id"`
+		Name     string          `json:"name,omitempty"`
+		Host     credential.Host `json:"host"`
+		Username string          `json:"username,omitempty"`
+		Secret   string          `json:"secret,omitempty"`
+		// Raw is the secret if it is no UTF-8, which no JSON string can hold.
+		Raw     []byte            `json:"rawSecret,omitempty"`
+		Scopes  credential.Scopes `json:"scopes,omitempty"`
+		Issued  time.Time         `json:"issued,omitzero"`
+		Expires time.Time         `json:"expires,omitzero"`
+		Origin  string            `json:"origin,omitempty"`
+		Terms   string            `json:"terms,omitempty"`
+		Since   time.Time         `json:"since,omitzero"`
+		Left    time.Time         `json:"left,omitzero"`
 	}
 	placeText struct {
 		Delivered time.Time    `json:"delivered,omitzero"`
@@ -125,19 +128,27 @@ func encodeLogin(c *Credential) *loginText {
 	if c == nil {
 		return nil
 	}
-	return &loginText{
+	text := &loginText{
 		ID: c.ID, Name: c.Name, Host: c.Host, Username: c.Username, Secret: c.Secret.Reveal(),
 		Scopes: c.Scopes, Issued: c.Issued, Expires: c.Expires, Origin: c.Origin, Terms: c.Terms,
 	}
+	if !utf8.ValidString(text.Secret) {
+		text.Secret, text.Raw = "", []byte(text.Secret)
+	}
+	return text
 }
 
 func decodeLogin(t *loginText) *Credential {
 	if t == nil {
 		return nil
 	}
+	secret := t.Secret
+	if len(t.Raw) > 0 {
+		secret = string(t.Raw)
+	}
 	return &Credential{
 		Credential: credential.Credential{
-			ID: t.ID, Name: t.Name, Host: t.Host, Username: t.Username, Secret: credential.NewSecret(t.Secret),
+			ID: t.ID, Name: t.Name, Host: t.Host, Username: t.Username, Secret: credential.NewSecret(secret),
 			Scopes: t.Scopes, Issued: t.Issued, Expires: t.Expires,
 		},
 		Origin: t.Origin, Terms: t.Terms,

@@ -24,7 +24,10 @@ func Instance(folder string) (string, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		id = rand.Text()
-		return id, disk.WriteFile(path, []byte(id+"\n"), disk.PrivateFile)
+		if err := disk.WriteFile(path, []byte(id+"\n"), disk.PrivateFile); err != nil {
+			return "", err
+		}
+		return id, nil
 	case err != nil:
 		return "", disk.Problem(err, "read %s", path)
 	case id == "":

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/internal/disk"
@@ -27,6 +28,9 @@ type Ref struct {
 	// output; one line break at its end is not part of it.
 	Exec []string
 }
+
+// patience is how long output is awaited of a program that has ended.
+const patience = time.Second
 
 // Resolve gets the secret. The error is a [problem.Error]; it holds nothing of
 // what was found.
@@ -60,6 +64,8 @@ func (r Ref) read(ctx context.Context) (string, error) {
 		var out bytes.Buffer
 		command := exec.CommandContext(ctx, r.Exec[0], r.Exec[1:]...)
 		command.Stdout = &out
+		// What it starts may keep its standard output open.
+		command.WaitDelay = patience
 		// Its standard error may quote the secret; it goes nowhere.
 		if err := command.Run(); err != nil {
 			var exit *exec.ExitError

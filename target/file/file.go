@@ -2,7 +2,9 @@
 package file
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -98,13 +100,11 @@ func (t *Target) Held(_ context.Context, place credential.Place, hosts []credent
 	if err != nil {
 		return nil, err
 	}
+	if err := hidden(doc, place, hosts); err != nil {
+		return nil, err
+	}
 	held := map[credential.Host]credential.Login{}
 	for _, host := range hosts {
-		if helper, ok := doc.Helper(host); ok {
-			return nil, problem.New(problem.Config,
-				`remove "credsStore" there, or add "credHelpers": {"`+host.Key()+`": ""} so that clients read the file`,
-				"%s: the credential helper %q answers for %s, and what is delivered is never used", place, helper, host)
-		}
 		if login, ok := doc.Login(host); ok {
 			held[host] = login
 		}
@@ -112,20 +112,38 @@ func (t *Target) Held(_ context.Context, place credential.Place, hosts []credent
 	return held, nil
 }
 
-// Deliver merges the logins into a file.
+// hidden is an error if a credential helper answers for one of the hosts.
+func hidden(doc *dockerconfig.Document, place credential.Place, hosts []credential.Host) error {
+	for _, host := range hosts {
+		if helper, ok := doc.Helper(host); ok {
+			return problem.New(problem.Config,
+				`remove "credsStore" there, or add "credHelpers": {"`+host.Key()+`": ""} so that clients read the file`,
+				"%s: the credential helper %q answers for %s, and what is delivered is never used", place, helper, host)
+		}
+	}
+	return nil
+}
+
+// Deliver merges the logins into a file. It fails, and writes nothing, if a
+// credential helper answers for one of the hosts: a secret that nobody reads
+// is better not there.
 func (t *Target) Deliver(ctx context.Context, place credential.Place, logins map[credential.Host]credential.Login) error {
 	hosts := make([]credential.Host, 0, len(logins))
 	for host := range logins {
 		hosts = append(hosts, host)
 	}
 	slices.Sort(hosts)
+	var refusal error
 	_, err := t.file(place).Update(ctx, func(doc *dockerconfig.Document) (changed bool) {
+		if refusal = hidden(doc, place, hosts); refusal != nil {
+			return false
+		}
 		for _, host := range hosts {
 			changed = doc.Set(host, logins[host]) || changed
 		}
 		return changed
 	})
-	return err
+	return cmp.Or(err, refusal)
 }
 
 // settle is how long a burst of changes is gathered.
@@ -140,11 +158,11 @@ func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) e
 		return disk.Problem(err, "watch files")
 	}
 	defer func() { _ = watcher.Close() }()
+	names, err := t.watchFolders(ctx, watcher)
+	if err != nil {
+		return err
+	}
 	for {
-		names, err := t.watchFolders(ctx, watcher)
-		if err != nil {
-			return err
-		}
 		for heard := false; !heard; {
 			select {
 			case <-ctx.Done():
@@ -166,45 +184,93 @@ func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) e
 				return nil
 			}
 		}
+		// Folders that came are watched before anyone looks into them, or what
+		// comes after the look would be missed.
+		if names, err = t.watchFolders(ctx, watcher); err != nil {
+			return err
+		}
 		changed()
 	}
 }
 
 // watchFolders watches what the places need, and nothing else. It returns the
-// names whose changes matter: the files, the first missing folder on the way
-// to a file, and the watched folders themselves.
+// names whose changes matter: the files, the links that lead to them, the first
+// missing folder on the way to each, and the watched folders themselves.
 func (t *Target) watchFolders(ctx context.Context, watcher *fsnotify.Watcher) (names map[string]bool, err error) {
-	places, err := t.Places(ctx)
-	if err != nil {
-		return nil, err
-	}
-	names = map[string]bool{}
-	want := map[string]bool{}
-	for _, place := range places {
-		path := string(place)
-		if end, err := filepath.EvalSymlinks(path); err == nil {
-			path = end
+	for range watchRounds {
+		var folders map[string]bool
+		if names, folders, err = t.watched(ctx); err != nil {
+			return nil, err
 		}
-		folder := filepath.Dir(path)
-		for folder != filepath.Dir(folder) {
-			if info, err := os.Stat(folder); err == nil && info.IsDir() {
-				break
+		have := map[string]bool{}
+		for _, folder := range watcher.WatchList() {
+			have[folder] = true
+			if !folders[folder] {
+				_ = watcher.Remove(folder)
 			}
-			path, folder = folder, filepath.Dir(folder)
 		}
-		want[folder] = true
-		names[path], names[folder] = true, true
-	}
-	for _, have := range watcher.WatchList() {
-		if !want[have] {
-			_ = watcher.Remove(have)
+		added := false
+		for folder := range folders {
+			if have[folder] {
+				continue
+			}
+			added = true
+			if err := watcher.Add(folder); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, disk.Problem(err, "watch folder %s", folder)
+			}
 		}
-		delete(want, have)
-	}
-	for folder := range want {
-		if err := watcher.Add(folder); err != nil {
-			return nil, disk.Problem(err, "watch folder %s", folder)
+		if !added {
+			return names, nil
 		}
+		// What came or went before the watch began is seen by looking again.
 	}
 	return names, nil
+}
+
+// watchRounds bounds how often folders that come and go are looked at again.
+const watchRounds = 100
+
+// watched lists the names whose changes matter, and the folders they are in.
+func (t *Target) watched(ctx context.Context) (names, folders map[string]bool, err error) {
+	places, err := t.Places(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	names, folders = map[string]bool{}, map[string]bool{}
+	for _, place := range places {
+		for _, path := range links(string(place)) {
+			folder := filepath.Dir(path)
+			for folder != filepath.Dir(folder) {
+				if info, err := os.Stat(folder); err == nil && info.IsDir() {
+					break
+				}
+				path, folder = folder, filepath.Dir(folder)
+			}
+			folders[folder] = true
+			names[path], names[folder] = true, true
+		}
+	}
+	return names, folders, nil
+}
+
+// links lists a path and what it leads to, link by link.
+func links(path string) []string {
+	const limit = 40 // as for Linux
+	list := []string{path}
+	for range limit {
+		link, err := os.Readlink(path)
+		if err != nil {
+			break
+		}
+		if !filepath.IsAbs(link) {
+			folder := filepath.Dir(path)
+			if real, err := filepath.EvalSymlinks(folder); err == nil {
+				folder = real
+			}
+			link = filepath.Join(folder, link)
+		}
+		path = link
+		list = append(list, path)
+	}
+	return list
 }
