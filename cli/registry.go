@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -92,15 +93,7 @@ func newTokenList(e *env) *cobra.Command {
 		Example: example("regkeeper registry token list", "regkeeper registry token list -o json"),
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			_, folder, err := e.locate()
-			if err != nil {
-				return err
-			}
-			tokens, err := app.OpenTokens(folder)
-			if err != nil {
-				return err
-			}
-			list, err := tokens.List(c.Context())
+			_, list, err := e.tokens(c.Context())
 			if err != nil {
 				return err
 			}
@@ -129,15 +122,7 @@ func newTokenRevoke(e *env) *cobra.Command {
 			"regkeeper registry token revoke laptop"),
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			_, folder, err := e.locate()
-			if err != nil {
-				return err
-			}
-			tokens, err := app.OpenTokens(folder)
-			if err != nil {
-				return err
-			}
-			list, err := tokens.List(c.Context())
+			tokens, list, err := e.tokens(c.Context())
 			if err != nil {
 				return err
 			}
@@ -147,10 +132,12 @@ func newTokenRevoke(e *env) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := tokens.Revoke(c.Context(), token.ID); err != nil {
+				revoked = append(revoked, token.ID)
+			}
+			for _, id := range revoked {
+				if err := tokens.Revoke(c.Context(), id); err != nil {
 					return err
 				}
-				revoked = append(revoked, token.ID)
 			}
 			if e.json() {
 				return e.printJSON(map[string]any{"revoked": revoked})
@@ -161,6 +148,20 @@ func newTokenRevoke(e *env) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// tokens are those of the data folder, and the store they are in.
+func (e *env) tokens(ctx context.Context) (*builtin.TokenStore, []builtin.Token, error) {
+	_, folder, err := e.locate()
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := app.OpenTokens(folder)
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := store.List(ctx)
+	return store, list, err
 }
 
 // findToken finds a token by id, or by a name that only one has.

@@ -271,11 +271,7 @@ func listenControl(ctx context.Context, folder string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	listener, err := listen(ctx, "unix", path)
-	if err != nil {
-		return nil, err
-	}
-	return listener, os.Chmod(path, disk.PrivateFile)
+	return listenPrivately(ctx, path)
 }
 
 // addressName is where up remembers, in the data folder, which address it took
@@ -350,7 +346,9 @@ serve:
 `
 
 func defaultConfig(folder, address string) config.Config {
-	text := fmt.Sprintf(defaults, address, filepath.Join(folder, "docker", "config.json"))
+	// The folder is meant as it is written, also where it looks like a pattern.
+	literal := strings.NewReplacer("*", `\*`, "?", `\?`, "[", `\[`, `\`, `\\`).Replace(folder)
+	text := fmt.Sprintf(defaults, address, filepath.Join(literal, "docker", "config.json"))
 	c, err := config.Parse("the built-in defaults", folder, []byte(text))
 	if err != nil {
 		// The text is part of the program; a test parses it.

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -191,13 +192,9 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 			f.add(secretHint, at, "a secret stands in the document")
 			return
 		}
-		hint := examples(invalid.SchemaURL)
-		if k.Got == "number" && slices.Contains(k.Want, "string") {
-			hint = "put it in quotes"
-		}
-		f.add(hint, at, "%s belongs here, not %s", strings.Join(k.Want, " or "), k.Got)
+		f.add(f.typeHint(k, invalid.SchemaURL), at, "%s belongs here, not %s", strings.Join(k.Want, " or "), k.Got)
 	case *kind.Required:
-		f.add("", at, "missing: %s", strings.Join(k.Missing, ", "))
+		f.add("the keys here are: "+strings.Join(f.keys(invalid.SchemaURL), ", "), at, "missing: %s", strings.Join(k.Missing, ", "))
 	case *kind.Enum:
 		f.add(fmt.Sprintf("one of %v", k.Want), at, "%v is not known here", k.Got)
 	case *kind.Pattern:
@@ -211,6 +208,9 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 	case *kind.MinItems:
 		f.add("", at, "the list is empty")
 	case *kind.MinProperties:
+		if len(at) == 2 && at[0] == "targets" {
+			return // the builder says it better
+		}
 		f.add(choice(f.keys(invalid.SchemaURL)), at, "one of these is missing")
 	case *kind.MaxProperties:
 		f.add(choice(f.keys(invalid.SchemaURL)), at, "there are %d where one belongs", k.Got)
@@ -219,6 +219,31 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 	default:
 		f.add("", at, "%s", k.LocalizedString(message.NewPrinter(language.English)))
 	}
+}
+
+// typeHint says what a value of the right type looks like.
+func (f *faults) typeHint(k *kind.Type, url string) string {
+	hint := examples(url)
+	switch {
+	case hint != "" && k.Got == "number":
+		return hint + ", in quotes"
+	case hint != "":
+		return hint
+	}
+	switch k.Want[0] {
+	case "string":
+		if k.Got == "number" {
+			return "put it in quotes"
+		}
+		return "give one text"
+	case "object":
+		return "the keys here are: " + strings.Join(f.keys(url), ", ")
+	case "array":
+		return "write a list: a line for each, with - before it"
+	case "boolean":
+		return "write true or false, without quotes"
+	}
+	return ""
 }
 
 func choice(keys []string) string { return "give one of: " + strings.Join(keys, ", ") }
@@ -367,8 +392,11 @@ func pathText(at []string) string {
 const redacted = "[redacted]"
 
 var (
-	// keyForm matches a key of a mapping, in block or in flow style.
-	keyForm = regexp.MustCompile(`(?:^|[\s{,\[?-])["']?([\w.-]+)["']?\s*:(?:\s|$|["'{\[])`)
+	// keyForm matches a key of a mapping, in block or in flow style, and what
+	// is behind its colon.
+	keyForm = regexp.MustCompile(`(?:^|[^\w])["']?([^\s:,{}\[\]"']*)["']?\s*(:)(?:\s|$|["'{\[])`)
+	// glued matches what looks like a secret's key and is none in YAML.
+	glued = regexp.MustCompile(`(?i)((?:pass|secret|token|auth|key)[\w-]*["']?[:=])[^\s{].*`)
 	// reference matches a secret's reference, whole.
 	reference = regexp.MustCompile(`^\s*\{\s*(?:(?:env|file)\s*:\s*[^\s,{}]+|exec\s*:\s*\[[^\]]*\])\s*\}\s*(?:[,}\]#].*)?$`)
 	// userinfo matches a login in a URL.
@@ -421,29 +449,28 @@ func (f *faults) excerpt(line int) string {
 // redact takes out of a line what may be a secret. open says whether what
 // stands before the first key may be shown, and whether the next line's may.
 func redact(line string, open bool) (text string, stillOpen bool) {
-	keys := keyForm.FindAllStringSubmatchIndex(line, -1)
-	if len(keys) == 0 {
-		if rest := strings.TrimLeft(line, " "); !open && rest != "" {
-			return line[:len(line)-len(rest)] + redacted, open
-		}
-		return line, open
+	indent := len(line) - len(strings.TrimLeft(line, " \t"))
+	at := keyForm.FindStringSubmatchIndex(line)
+	if !open && line[indent:] != "" && (at == nil || at[0] > indent) {
+		return line[:indent] + redacted, false
 	}
-	for _, at := range keys {
-		name, behind := line[at[2]:at[3]], at[1]
-		colon := at[3] + strings.IndexByte(line[at[3]:at[1]], ':') + 1
-		open = shown()[name]
-		if open {
-			continue
+	for from := 0; ; at = keyForm.FindStringSubmatchIndex(line[from:]) {
+		if at == nil {
+			return glued.ReplaceAllString(line, "${1}"+redacted), open
 		}
-		if name == "password" && (behind >= len(line) || reference.MatchString(line[colon:])) {
-			continue
-		}
-		if strings.TrimSpace(line[colon:]) == "" {
+		name, behind := line[from+at[2]:from+at[3]], line[from+at[5]:]
+		from += at[5]
+		switch {
+		case shown()[name]:
+			open = true
+		case name == "password" && reference.MatchString(behind):
+			open = true
+		case strings.TrimSpace(behind) == "":
 			return line, false
+		default:
+			return line[:from] + " " + redacted, false
 		}
-		return line[:colon] + " " + redacted, false
 	}
-	return line, open
 }
 
 // err is all faults as one problem; nil if there are none.
@@ -451,7 +478,7 @@ func (f *faults) err() error {
 	if len(f.list) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(f.list, func(a, b Fault) int { return a.Line - b.Line })
+	slices.SortStableFunc(f.list, func(a, b Fault) int { return cmp.Or(a.Line-b.Line, a.Column-b.Column) })
 	var b strings.Builder
 	count := "1 fault"
 	if len(f.list) > 1 {

@@ -7,7 +7,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -218,13 +217,9 @@ func (d *Daemon) pass(ctx context.Context, options keeper.Options) (keeper.Resul
 		return result, err
 	}
 	d.config.Metrics.passed(time.Since(began), err)
-	status, statusErr := s.Keeper.Status(ctx)
-	if statusErr == nil {
-		d.config.Metrics.status(status)
-	}
-	if news := s.health.note(status, cmp.Or(err, statusErr), time.Now()); news && len(result.Failed) == 0 {
+	d.config.Metrics.status(result.Status)
+	if news := s.health.note(result.Status, err, time.Now()); news && len(result.Failed) == 0 {
 		// Steps that fail are reported one by one; this is of no step.
-		err := cmp.Or(err, statusErr)
 		d.config.Log.Error("pass failed", "error", err, "hint", problem.HintOf(err))
 	}
 	return result, err

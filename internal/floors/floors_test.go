@@ -20,12 +20,12 @@ const module = "github.com/regkeeper/regkeeper"
 var floors = map[string]int{
 	"problem": 0,
 
-	"credential":         1,
-	"internal/disk":      1,
-	"internal/transport": 1,
+	"credential":    1,
+	"internal/disk": 1,
 
 	"dockerconfig":       2,
 	"internal/secretref": 2,
+	"internal/transport": 2,
 	"registry/builtin":   2,
 	"state":              2,
 

@@ -1,0 +1,59 @@
+package cli_test
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// readOnlyFolder makes a folder read-only: by a mount where this user may, by
+// its permissions otherwise. It returns the hint that goes with that.
+func readOnlyFolder(t *testing.T, folder string) (hint string) {
+	t.Helper()
+	err := unix.Mount(folder, folder, "", unix.MS_BIND, "")
+	if err == nil {
+		t.Cleanup(func() { _ = unix.Unmount(folder, unix.MNT_DETACH) })
+		err = unix.Mount("", folder, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
+	}
+	if err == nil {
+		return "mounted read-only"
+	}
+	if os.Geteuid() == 0 {
+		t.Skipf("LEFT OUT: root may not mount here (%v), and permissions do not bind root", err)
+	}
+	if err := os.Chmod(folder, 0o500); err != nil { //nolint:gosec // a folder
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(folder, 0o700) }) //nolint:gosec // a folder
+	return "run regkeeper as a user who may write there"
+}
+
+// smallDisk puts a disk of 64 KiB in a folder's place. It returns what fills
+// the disk.
+func smallDisk(t *testing.T, folder string) (fill func()) {
+	t.Helper()
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", folder, "tmpfs", 0, "size=64k,mode=700"); err != nil {
+		t.Skipf("LEFT OUT: a small disk cannot be mounted here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(folder, unix.MNT_DETACH) })
+	return func() {
+		file, err := os.Create(folder + "/ballast") //nolint:gosec // the test's own
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = file.Close() }()
+		for chunk := strings.Repeat("x", 512); err == nil; {
+			_, err = file.WriteString(chunk)
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("fill %s: %v", folder, err)
+		}
+	}
+}
