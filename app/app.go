@@ -109,10 +109,11 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 	setup := daemon.Setup{Watchers: map[string]credential.Watcher{}, Resync: c.Resync, Warnings: c.Warnings}
 	client := transport.New(transport.Config{Retries: httpRetries})
 	insecure := map[credential.Host]bool{}
+	scratch := map[credential.Host]string{}
 	wiring := keeper.Config{
 		Instance: data.Instance,
 		Store:    data.Store,
-		Verifier: &oci.Verifier{Transport: client, Insecure: insecure},
+		Verifier: &oci.Verifier{Transport: client, Insecure: insecure, Scratch: scratch},
 		Report:   report,
 	}
 	for _, r := range c.Registries {
@@ -121,6 +122,9 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 			return setup, err
 		}
 		insecure[r.Host] = r.Insecure
+		if s := r.Source.Builtin; s != nil {
+			scratch[r.Host] = scratchRepository(s.Repositories)
+		}
 		wiring.Registries = append(wiring.Registries, keeper.Registry{
 			Host: r.Host, Source: source, Origin: origin, Terms: terms, Scopes: r.Scopes, Probe: r.Probe, Unverified: r.Unverified,
 			Schedule: keeper.Schedule(r.Rotate),
@@ -138,6 +142,17 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 	}
 	setup.Keeper = keeper.New(wiring)
 	return setup, nil
+}
+
+// scratchRepository is a repository that one of the patterns covers; empty if
+// any will do.
+func scratchRepository(patterns []string) string {
+	for _, pattern := range patterns {
+		if pattern == "*" {
+			return ""
+		}
+	}
+	return strings.ReplaceAll(patterns[0], "*", "regkeeper-probe")
 }
 
 // source makes a registry's source, and names its origin and terms.

@@ -101,8 +101,8 @@ func (h Host) API() string {
 	return string(h)
 }
 
-// Loopback says whether the registry is on this machine. Docker, podman and
-// go-containerregistry speak plain HTTP to such a registry without being told.
+// Loopback says whether the registry is on this machine. Docker speaks plain
+// HTTP to such a registry without being told.
 func (h Host) Loopback() bool {
 	name := string(h)
 	if host, _, err := net.SplitHostPort(name); err == nil {

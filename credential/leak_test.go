@@ -149,7 +149,7 @@ func checkSilent(t *testing.T, shape string, value any) {
 	if err := gob.NewEncoder(&gobbed).Encode(value); err == nil {
 		outputs["gob"] = gobbed.String()
 	}
-	forms := []string{marker, "hunter2", hex.EncodeToString([]byte(marker)), fmt.Sprintf("% x", marker), fmt.Sprint([]byte(marker))}
+	forms := []string{marker, "hunter2", hex.EncodeToString([]byte(marker)), fmt.Sprintf("% x", marker), fmt.Sprintf("%d", []byte(marker))}
 	for cut := range 3 { // base64 of it behind other text
 		forms = append(forms, base64.StdEncoding.EncodeToString([]byte(marker)[cut:])[:20])
 	}

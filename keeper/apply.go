@@ -94,7 +94,11 @@ func (k *Keeper) applyLogins(ctx context.Context, obs Observation, steps map[cre
 				if id != "" {
 					step.Credential = id
 				}
-				k.settle(sourceKey(view.Host), err)
+				// A try ends with what it was for: a source that lists, and
+				// refuses to issue, is not asked more often for that.
+				if (err != nil || step.Action != Abandon) && ctx.Err() == nil {
+					k.settle(sourceKey(view.Host), err)
+				}
 				ledger.add(step, began, err)
 				if fatal(ctx, err) {
 					return err
@@ -109,13 +113,21 @@ func (k *Keeper) applyLogins(ctx context.Context, obs Observation, steps map[cre
 	return group.Wait()
 }
 
-// abandon revokes the login of an open intent, if it came to be.
+// abandon revokes the login of an open intent, if it came to be, and takes one
+// that is not wanted any more for replaced.
 func (k *Keeper) abandon(ctx context.Context, view View) (string, error) {
-	intent := view.Journal.Intent
-	if err := k.revokeNamed(ctx, view.Host, func(i credential.Issued) bool { return i.Name == intent.Name }); err != nil {
-		return "", err
+	if intent := view.Journal.Intent; intent != nil && intent.Origin == view.Origin {
+		if err := k.revokeNamed(ctx, view.Host, func(i credential.Issued) bool { return i.Name == intent.Name }); err != nil {
+			return "", err
+		}
 	}
-	return "", k.note(ctx, view.Host, func(r *state.Registry) { r.Intent = nil })
+	return "", k.note(ctx, view.Host, func(r *state.Registry) {
+		r.Intent = nil
+		if r.Next != nil && !view.wants(r.Next) {
+			r.Retired = append(r.Retired, &state.Retired{Credential: *r.Next, Since: k.config.Now()})
+			r.Next = nil
+		}
+	})
 }
 
 // revokeNamed revokes those of the logins with our mark that match.
@@ -158,7 +170,7 @@ func (k *Keeper) mint(ctx context.Context, view View) (string, error) {
 		request.Expires = now.Add(life)
 	}
 	err := k.note(ctx, view.Host, func(r *state.Registry) {
-		r.Intent = &state.Intent{Name: request.Name, At: now}
+		r.Intent = &state.Intent{Name: request.Name, At: now, Origin: registry.Origin}
 		r.Next = nil
 	})
 	if err != nil {
@@ -167,6 +179,11 @@ func (k *Keeper) mint(ctx context.Context, view View) (string, error) {
 	issued, err := registry.Source.Issue(ctx, request)
 	if err != nil {
 		return "", fmt.Errorf("mint: %w", err)
+	}
+	// The schedule counts by our clock: by one that is ahead, the login would
+	// look as if our clock had jumped.
+	if issued.Issued.IsZero() || issued.Issued.After(k.config.Now()) {
+		issued.Issued = k.config.Now()
 	}
 	next := &state.Credential{Credential: issued, Origin: registry.Origin, Terms: registry.Terms}
 	err = k.note(ctx, view.Host, func(r *state.Registry) { r.Intent, r.Next = nil, next })
@@ -194,11 +211,6 @@ func (k *Keeper) findStrays(ctx context.Context, view View) error {
 		known[retired.ID] = true
 	}
 	var strays []*state.Retired
-	// A login that was issued and not verified, for settings that changed
-	// since, is replaced without having been delivered.
-	if entry.Next != nil {
-		strays = append(strays, &state.Retired{Credential: *entry.Next, Since: k.config.Now()})
-	}
 	for issued, err := range minter.Issued(ctx, credential.MarkOf(k.config.Instance, view.Host)) {
 		if err != nil {
 			return fmt.Errorf("list logins: %w", err)
@@ -218,7 +230,6 @@ func (k *Keeper) findStrays(ctx context.Context, view View) error {
 		return nil
 	}
 	return k.note(ctx, view.Host, func(r *state.Registry) {
-		r.Next = nil
 		r.Retired = append(r.Retired, strays...)
 	})
 }
@@ -271,13 +282,19 @@ func (k *Keeper) adopt(ctx context.Context, view View) (string, error) {
 // place holds it; one that was given and not minted is not ours to end.
 func (k *Keeper) promote(ctx context.Context, host credential.Host, login *state.Credential, proof credential.Proof) error {
 	now := k.config.Now()
-	return k.note(ctx, host, func(r *state.Registry) {
+	err := k.note(ctx, host, func(r *state.Registry) {
 		mark := credential.MarkOf(k.config.Instance, host)
 		if r.Current != nil && mark.Owns(r.Current.Name) {
 			r.Retired = append(r.Retired, &state.Retired{Credential: *r.Current, Since: now})
 		}
 		r.Current, r.Next, r.Verified, r.Proof = login, nil, now, proof
 	})
+	if err == nil {
+		k.mu.Lock()
+		delete(k.checks, host)
+		k.mu.Unlock()
+	}
+	return err
 }
 
 // applyPlaces delivers, each place once for all its registries, and reads back
@@ -288,6 +305,12 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 	}
 	var mu sync.Mutex
 	delivered := map[string]map[credential.Place]time.Time{}
+	refused := map[credential.Host]string{}
+	for _, view := range obs.Registries {
+		if view.Journal.Current != nil && errors.Is(view.Check, credential.ErrRefused) {
+			refused[view.Host] = view.Journal.Current.ID
+		}
+	}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(k.config.Parallel)
 	for _, view := range obs.Places {
@@ -298,10 +321,14 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 			if current == nil {
 				return true
 			}
-			logins[s.Host] = current.Login()
-			// The login that was to be replaced may be in force still.
+			// The login that was to be replaced may be in force still, and
+			// refused.
 			held, ok := view.Held[s.Host]
-			return view.Err == nil && ok && held.Equal(current.Login())
+			if refused[s.Host] == current.ID || view.Err == nil && ok && held.Equal(current.Login()) {
+				return true
+			}
+			logins[s.Host] = current.Login()
+			return false
 		})
 		if len(todo) == 0 {
 			continue
@@ -324,7 +351,9 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 				delivered[view.Target][view.Place] = k.config.Now()
 				mu.Unlock()
 			}
-			k.settle(placeKey(view.Target, view.Place), err)
+			if gctx.Err() == nil {
+				k.settle(placeKey(view.Target, view.Place), err)
+			}
 			for _, step := range todo {
 				ledger.add(step, began, err)
 			}
@@ -348,23 +377,34 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 	return waitErr
 }
 
+// deliverTries is how often a delivery is made anew when another program took
+// it out before it was read back, as docker login does.
+const deliverTries = 5
+
 // deliver writes logins into a place and reads them back.
 func (k *Keeper) deliver(ctx context.Context, view PlaceView, logins map[credential.Host]credential.Login) error {
 	target := k.target(view.Target)
-	if err := target.Deliver(ctx, view.Place, logins); err != nil {
-		return err
-	}
-	held, err := target.Held(ctx, view.Place, view.Hosts)
-	if err != nil {
-		return fmt.Errorf("read back: %w", err)
-	}
-	for host, login := range logins {
-		if got, ok := held[host]; !ok || !got.Equal(login) {
-			return problem.New(problem.Busy, "find the program that writes there too",
-				"the login for %s was gone when it was read back", host)
+	var missing credential.Host
+	for range deliverTries {
+		if err := target.Deliver(ctx, view.Place, logins); err != nil {
+			return err
+		}
+		held, err := target.Held(ctx, view.Place, view.Hosts)
+		if err != nil {
+			return fmt.Errorf("read back: %w", err)
+		}
+		missing = ""
+		for host, login := range logins {
+			if got, ok := held[host]; !ok || !got.Equal(login) {
+				missing = host
+			}
+		}
+		if missing == "" {
+			return nil
 		}
 	}
-	return nil
+	return problem.New(problem.Busy, "find the program that writes there too",
+		"the login for %s was gone when it was read back, %d times", missing, deliverTries)
 }
 
 func (k *Keeper) target(name string) Target {
@@ -411,7 +451,12 @@ func (k *Keeper) applyEnds(ctx context.Context, obs Observation, steps map[crede
 		}
 		began := time.Now()
 		err := k.revoke(ctx, step, obs, places)
-		k.settle(sourceKey(step.Host), err)
+		if errors.Is(err, errChanged) {
+			continue
+		}
+		if ctx.Err() == nil {
+			k.settle(sourceKey(step.Host), err)
+		}
 		ledger.add(step, began, err)
 		if fatal(ctx, err) {
 			return err
@@ -420,6 +465,10 @@ func (k *Keeper) applyEnds(ctx context.Context, obs Observation, steps map[crede
 	return nil
 }
 
+// errChanged says that a login is not to be revoked any more, by what was found
+// at the last moment. Nothing failed: the next plan has what to do instead.
+var errChanged = errors.New("not revoked after all")
+
 func (k *Keeper) revoke(ctx context.Context, step Step, obs Observation, places []PlaceView) error {
 	i := slices.IndexFunc(obs.Registries, func(v View) bool { return v.Host == step.Host })
 	view := obs.Registries[i]
@@ -427,7 +476,7 @@ func (k *Keeper) revoke(ctx context.Context, step Step, obs Observation, places 
 	j := slices.IndexFunc(view.Journal.Retired, func(r *state.Retired) bool { return r.ID == step.Credential })
 	again := decideRetired(view, view.Journal.Retired[j], Observation{Now: k.config.Now(), Registries: obs.Registries, Places: places})
 	if again.Action != Revoke {
-		return problem.New(problem.Busy, "", "not revoked after all: %s", again.Reason)
+		return errChanged
 	}
 	if err := k.registry(step.Host).Source.(credential.Minter).Revoke(ctx, step.Credential); err != nil {
 		return fmt.Errorf("revoke: %w", err)

@@ -89,9 +89,16 @@ type Keeper struct {
 
 	mu      sync.Mutex // guards what follows
 	doc     *state.Document
-	checks  map[credential.Host]error
+	checks  map[credential.Host]finding
 	retries map[string]*retry
 	next    time.Time
+}
+
+// finding is what a registry and its source said last.
+type finding struct {
+	// given is why the source has no login, check what the registry says to
+	// the one in force.
+	given, check error
 }
 
 // retry is when something that failed is tried again.
@@ -120,7 +127,7 @@ func New(config Config) *Keeper {
 	if config.Report == nil {
 		config.Report = func(Event) {}
 	}
-	return &Keeper{config: config, checks: map[credential.Host]error{}, retries: map[string]*retry{}}
+	return &Keeper{config: config, checks: map[credential.Host]finding{}, retries: map[string]*retry{}}
 }
 
 // Options are what one pass does besides what is due.
@@ -130,7 +137,7 @@ type Options struct {
 	// Impatient tries again at once what failed a short while ago.
 	Impatient bool
 	// Places looks at the places alone: nothing is asked of a registry or a
-	// source.
+	// source, unless something is due there.
 	Places bool
 }
 
@@ -142,6 +149,8 @@ type Result struct {
 	Failed []Failure `json:"failed"`
 	// Plan is what is left: the last plan made.
 	Plan Plan `json:"plan"`
+	// Status is how things stood when that plan was made.
+	Status Status `json:"-"`
 }
 
 // Failure is a step that failed, as people are told of it.
@@ -176,6 +185,7 @@ func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
 		if err := ctx.Err(); err != nil {
 			return result, err
 		}
+		k.distrust(&obs, result.Done)
 		result.Plan = Decide(obs)
 		if len(result.Plan.Changes()) == 0 {
 			break
@@ -199,7 +209,29 @@ func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
 	if err := k.recordTroubles(ctx, obs, result); err != nil {
 		return result, err
 	}
+	result.Status = k.report(obs)
 	return result, k.summarize(result)
+}
+
+// distrust puts off minting where the registry refuses a login that was just
+// verified and put in force: another would fare no better, and each pass would
+// make one.
+func (k *Keeper) distrust(obs *Observation, done []Step) {
+	for i := range obs.Registries {
+		view := &obs.Registries[i]
+		key := acceptKey(view.Host)
+		switch renewed := slices.ContainsFunc(done, func(s Step) bool {
+			return s.Host == view.Host && (s.Action == Mint || s.Action == Verify)
+		}); {
+		case renewed && errors.Is(view.Check, credential.ErrRefused):
+			k.settle(key, view.Check)
+		case renewed && view.Check == nil:
+			k.settle(key, nil)
+		}
+		if at := k.retryAt(key); at.After(view.Retry) {
+			view.Retry = at
+		}
+	}
 }
 
 // Plan is what Sync would do first, with reasons. It changes nothing.
@@ -283,7 +315,9 @@ func (k *Keeper) entry(host credential.Host) *state.Registry {
 func (k *Keeper) retryAt(key string) time.Time {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if r, ok := k.retries[key]; ok {
+	// A try that is further off than any is put off was set by a clock that has
+	// been set back since.
+	if r, ok := k.retries[key]; ok && r.at.Before(k.config.Now().Add(2*lastRetry)) {
 		return r.at
 	}
 	return time.Time{}
@@ -316,6 +350,8 @@ func (k *Keeper) forgive() {
 		r.at = time.Time{}
 	}
 }
+
+func acceptKey(host credential.Host) string { return "accept " + string(host) }
 
 func sourceKey(host credential.Host) string { return "source " + string(host) }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -59,6 +60,12 @@ func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {
 		Mints: mints, Journal: k.entry(registry.Host), Retry: k.retryAt(sourceKey(registry.Host)),
 	}
 	if !ask {
+		// A login that was refused is not good again for not being tried.
+		k.mu.Lock()
+		if last := k.checks[registry.Host].check; errors.Is(last, credential.ErrRefused) {
+			view.Check = last
+		}
+		k.mu.Unlock()
 		return view
 	}
 	if !mints {
@@ -73,7 +80,7 @@ func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {
 		view.Check = k.config.Verifier.Check(ctx, current.Credential, view.Journal.Proof)
 	}
 	k.mu.Lock()
-	k.checks[registry.Host] = errors.Join(view.GivenErr, view.Check)
+	k.checks[registry.Host] = finding{view.GivenErr, view.Check}
 	k.mu.Unlock()
 	return view
 }
@@ -152,7 +159,8 @@ func (k *Keeper) troubles(result Result) []trouble {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, registry := range k.config.Registries {
-		if err := k.checks[registry.Host]; err != nil {
+		found := k.checks[registry.Host]
+		if err := errors.Join(found.given, found.check); err != nil {
 			add(trouble{host: registry.Host, where: "registry " + string(registry.Host), err: err})
 		}
 	}
@@ -193,7 +201,7 @@ func (k *Keeper) recordTroubles(ctx context.Context, obs Observation, result Res
 	set := func(have **state.Trouble, key string) {
 		err := failed[key]
 		switch {
-		case err != nil && (*have == nil || (*have).Text != err.Error()):
+		case err != nil && (*have == nil || !sameTrouble((*have).Text, err.Error())):
 			*have = &state.Trouble{Text: err.Error(), Hint: problem.HintOf(err), Since: now}
 		case err == nil && !waiting[key]:
 			*have = nil
@@ -222,6 +230,14 @@ func (k *Keeper) recordTroubles(ctx context.Context, obs Observation, result Res
 	}
 	return k.journal(ctx, func(d *state.Document) { *d = *doc })
 }
+
+// sameTrouble says whether two errors are one, but for numbers: ports and times
+// change from try to try.
+func sameTrouble(a, b string) bool {
+	return numbers.ReplaceAllString(a, "") == numbers.ReplaceAllString(b, "")
+}
+
+var numbers = regexp.MustCompile(`[0-9]+`)
 
 func troubleKey(host credential.Host, target string, place credential.Place) string {
 	return strings.Join([]string{string(host), target, string(place)}, "\x00")

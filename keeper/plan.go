@@ -158,12 +158,7 @@ func Decide(obs Observation) Plan {
 	renewed := map[credential.Host]string{}
 	for _, view := range obs.Registries {
 		step := decideLogin(view, obs.Now)
-		if view.Journal.Intent != nil && (step.Action != Wait) {
-			plan.Steps = append(plan.Steps, Step{
-				Action: Abandon, Host: view.Host, Credential: view.Journal.Intent.Name,
-				Reason: "asked for, and the answer was never journaled: it may exist at the source",
-			})
-		}
+		plan.Steps = append(plan.Steps, decideUnfinished(view, obs.Now)...)
 		plan.Steps = append(plan.Steps, step)
 		if step.Action == Mint || step.Action == Adopt || step.Action == Verify {
 			renewed[view.Host] = step.Reason
@@ -207,11 +202,43 @@ func decideUnkept(host credential.Host, journal *state.Registry) []Step {
 	return steps
 }
 
+// decideUnfinished decides about logins that a rotation began with and that
+// will not be put in force.
+func decideUnfinished(view View, now time.Time) []Step {
+	var steps []Step
+	abandon := func(login, reason string) {
+		step := Step{Action: Abandon, Host: view.Host, Credential: login, Reason: reason}
+		if view.Retry.After(now) {
+			step.Action, step.Until = Wait, view.Retry
+			step.Reason += "; the last try failed"
+		}
+		steps = append(steps, step)
+	}
+	switch intent := view.Journal.Intent; {
+	case intent == nil:
+	case intent.Origin != view.Origin:
+		abandon(intent.Name, fmt.Sprintf("asked of another source (%s), and the answer was never journaled: if it exists there, revoke it by hand", intent.Origin))
+	default:
+		abandon(intent.Name, "asked for, and the answer was never journaled: it may exist at the source")
+	}
+	if next := view.Journal.Next; next != nil && !view.wants(next) {
+		abandon(next.ID, "issued for settings that have changed since, and never delivered")
+	}
+	return steps
+}
+
+// wants says whether a login that was issued and not verified yet is what is
+// asked for still.
+func (v View) wants(next *state.Credential) bool {
+	return v.Mints && next.Origin == v.Origin && next.Terms == v.Terms && next.Scopes.Equal(v.Scopes)
+}
+
 // decideLogin decides about the login in force.
 //
 //	in force   registry says   source says        schedule   then
 //	none       -               -                  -          mint or adopt
 //	any        -               another login      -          adopt
+//	any        -               changed scopes     -          adopt
 //	any        refused         -                  -          mint
 //	any        -               changed settings   -          mint
 //	any        accepted        -                  due        mint
@@ -245,12 +272,14 @@ func decideLogin(view View, now time.Time) Step {
 		case !view.Given.Login().Equal(current.Login()):
 			step.Credential = view.Given.ID
 			return do(Adopt, "the login was changed at its source")
+		case !current.Scopes.Equal(view.Scopes):
+			return do(Adopt, "the scopes changed from %s to %s", current.Scopes, view.Scopes)
 		case errors.Is(view.Check, credential.ErrRefused):
 			return do(Keep, "refused by the registry, and its source has no other: %v", view.Check)
 		}
 		return do(Keep, "the login in force is the one at its source")
 	}
-	if next != nil && next.Origin == view.Origin && next.Terms == view.Terms && next.Scopes.Equal(view.Scopes) {
+	if next != nil && view.wants(next) {
 		step.Credential = next.ID
 		return do(Verify, "issued, and not verified yet")
 	}
@@ -294,6 +323,8 @@ func decidePlace(view View, place PlaceView, now time.Time, renewed map[credenti
 	switch {
 	case place.Err != nil && place.Place == "":
 		step.Action, step.Reason = Wait, "its places cannot be listed: "+place.Err.Error()
+	case errors.Is(place.Err, credential.ErrGone):
+		step.Action, step.Reason = Keep, "is gone"
 	case place.Err != nil:
 		step.Reason = "cannot be read: " + place.Err.Error()
 	case renew:
@@ -304,6 +335,10 @@ func decidePlace(view View, place PlaceView, now time.Time, renewed map[credenti
 			step.Action = Keep
 		}
 		step.Reason = string(held)
+	}
+	if step.Action == Deliver && !renew && errors.Is(view.Check, credential.ErrRefused) {
+		step.Action = Keep
+		step.Reason += "; the login in force is refused, and not delivered"
 	}
 	if step.Action == Deliver && place.Retry.After(now) {
 		step.Action, step.Until = Wait, place.Retry

@@ -14,10 +14,11 @@ import (
 type Schedule struct {
 	// Every is the age at which a login is replaced; zero for no such limit.
 	Every time.Duration
-	// Cron has the times at which a login is replaced; nil for none.
+	// Cron has the times at which a login is replaced, in the time zone of this
+	// machine unless it names one; nil for none.
 	Cron cron.Schedule
 	// Jitter is the most by which the time is moved, so that many registries
-	// do not rotate at once: forward for Every, backward for Cron.
+	// do not rotate at once: earlier for Every, later for Cron.
 	Jitter time.Duration
 	// Overlap is how long a login stays accepted after the last place has left
 	// it, for builds under way and clients that remember logins.
@@ -47,7 +48,10 @@ func (s Schedule) Next(c credential.Credential) time.Time {
 		earliest(c.Issued.Add(s.Every - min(spread, s.Every/2)))
 	}
 	if s.Cron != nil {
-		earliest(s.Cron.Next(c.Issued).Add(spread))
+		// Zero: there is no such time, for example February 30.
+		if at := s.Cron.Next(c.Issued.Local()); !at.IsZero() {
+			earliest(at.Add(spread))
+		}
 	}
 	if !c.Expires.IsZero() {
 		life := c.Expires.Sub(c.Issued)

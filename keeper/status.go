@@ -79,7 +79,15 @@ func (k *Keeper) Status(ctx context.Context) (Status, error) {
 	if err := k.load(ctx); err != nil {
 		return Status{}, err
 	}
-	obs := k.observe(ctx, nil, false)
+	return k.report(k.observe(ctx, nil, false)), ctx.Err()
+}
+
+// report is how everything stands by an observation and the journal as it is
+// now.
+func (k *Keeper) report(obs Observation) Status {
+	for i := range obs.Registries {
+		obs.Registries[i].Journal = k.entry(obs.Registries[i].Host)
+	}
 	status := Status{Ready: true, Registries: []RegistryStatus{}, Targets: []PlaceStatus{}}
 	for _, view := range obs.Registries {
 		row := k.registryStatus(view, obs)
@@ -91,7 +99,7 @@ func (k *Keeper) Status(ctx context.Context) (Status, error) {
 		status.Ready = status.Ready && row.Phase == OK
 		status.Targets = append(status.Targets, row)
 	}
-	return status, ctx.Err()
+	return status
 }
 
 func (k *Keeper) registryStatus(view View, obs Observation) RegistryStatus {
@@ -111,8 +119,9 @@ func (k *Keeper) registryStatus(view View, obs Observation) RegistryStatus {
 		row.Retired = append(row.Retired, RetiredStatus{Credential: retired.ID, Reason: step.Reason, Until: step.Until})
 	}
 	k.mu.Lock()
-	check := k.checks[view.Host]
+	found := k.checks[view.Host]
 	k.mu.Unlock()
+	check := errors.Join(found.given, found.check)
 	switch {
 	case view.Journal.Trouble != nil:
 		row.Phase, row.Problem, row.Hint = Failed, view.Journal.Trouble.Text, view.Journal.Trouble.Hint

@@ -33,8 +33,9 @@ type (
 		Service string `json:"service,omitempty"`
 	}
 	intentText struct {
-		Name string    `json:"name"`
-		At   time.Time `json:"at"`
+		Name   string    `json:"name"`
+		At     time.Time `json:"at"`
+		Origin string    `json:"origin,omitempty"`
 	}
 	loginText struct {
 		ID       string          `json:"id"`

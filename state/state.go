@@ -44,6 +44,8 @@ type Registry struct {
 type Intent struct {
 	Name string
 	At   time.Time
+	// Origin says which source was asked.
+	Origin string
 }
 
 // Credential is a login of the keyring.

@@ -477,7 +477,8 @@ func TestClone(t *testing.T) {
 
 func TestPlaceAndRegistryAreMadeOnce(t *testing.T) {
 	doc := state.New()
-	if doc.Registry("h") != doc.Registry("h") || doc.Place("t", "p") != doc.Place("t", "p") || doc.Place("t", "p") == doc.Place("u", "p") {
+	registry, place := doc.Registry("h"), doc.Place("t", "p")
+	if doc.Registry("h") != registry || doc.Place("t", "p") != place || doc.Place("u", "p") == place {
 		t.Error("entries are made anew")
 	}
 }

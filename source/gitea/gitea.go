@@ -14,6 +14,7 @@ import (
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/internal/secretref"
+	"github.com/regkeeper/regkeeper/internal/transport"
 	"github.com/regkeeper/regkeeper/problem"
 )
 
@@ -46,7 +47,7 @@ func New(config Config) *Source { return &Source{config: config} }
 
 // Issue mints a token; see [credential.Source].
 func (s *Source) Issue(ctx context.Context, req credential.Request) (credential.Credential, error) {
-	client, err := s.client(ctx)
+	client, login, err := s.client(ctx)
 	if err != nil {
 		return credential.Credential{}, err
 	}
@@ -56,7 +57,11 @@ func (s *Source) Issue(ctx context.Context, req credential.Request) (credential.
 	}
 	token, response, err := client.CreateAccessToken(sdk.CreateAccessTokenOption{Name: req.Name, Scopes: scopes})
 	if err != nil {
-		return credential.Credential{}, s.explain(response, err, "mint a token")
+		return credential.Credential{}, s.explain(response, err, login, "mint a token")
+	}
+	if token.Name != req.Name || token.Token == "" {
+		return credential.Credential{}, problem.New(problem.Unreachable, "check that url is the root of a Gitea or Forgejo server",
+			"mint a token for %s at %s: the answer has no token", s.config.User, s.config.URL)
 	}
 	return credential.Credential{
 		ID: token.Name, Name: token.Name, Host: req.Host, Username: s.config.User,
@@ -67,7 +72,7 @@ func (s *Source) Issue(ctx context.Context, req credential.Request) (credential.
 // Issued lists the tokens with our mark; see [credential.Minter].
 func (s *Source) Issued(ctx context.Context, mark credential.Mark) iter.Seq2[credential.Issued, error] {
 	return func(yield func(credential.Issued, error) bool) {
-		client, err := s.client(ctx)
+		client, login, err := s.client(ctx)
 		if err != nil {
 			yield(credential.Issued{}, err)
 			return
@@ -76,7 +81,7 @@ func (s *Source) Issued(ctx context.Context, mark credential.Mark) iter.Seq2[cre
 			options := sdk.ListAccessTokensOptions{ListOptions: sdk.ListOptions{Page: page, PageSize: pageSize}}
 			tokens, response, err := client.ListAccessTokens(options)
 			if err != nil {
-				yield(credential.Issued{}, s.explain(response, err, "list tokens"))
+				yield(credential.Issued{}, s.explain(response, err, login, "list tokens"))
 				return
 			}
 			if len(tokens) == 0 {
@@ -97,7 +102,7 @@ func (s *Source) Issued(ctx context.Context, mark credential.Mark) iter.Seq2[cre
 // Revoke deletes a token; see [credential.Minter]. Bearer tokens that Gitea's
 // registry handed out for it stay good for up to 24 hours.
 func (s *Source) Revoke(ctx context.Context, id string) error {
-	client, err := s.client(ctx)
+	client, login, err := s.client(ctx)
 	if err != nil {
 		return err
 	}
@@ -105,15 +110,16 @@ func (s *Source) Revoke(ctx context.Context, id string) error {
 	if response != nil && response.StatusCode == http.StatusNotFound {
 		return nil
 	}
-	return s.explain(response, err, "delete a token")
+	return s.explain(response, err, login, "delete a token")
 }
 
-func (s *Source) client(ctx context.Context) (*sdk.Client, error) {
+// client also returns the login it was made with.
+func (s *Source) client(ctx context.Context) (*sdk.Client, credential.Login, error) {
 	password, err := s.config.Password.Resolve(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("get the password of %s: %w", s.config.User, err)
+		return nil, credential.Login{}, fmt.Errorf("get the password of %s: %w", s.config.User, err)
 	}
-	return sdk.NewClient(s.config.URL,
+	client, err := sdk.NewClient(s.config.URL,
 		sdk.SetContext(ctx),
 		sdk.SetHTTPClient(&http.Client{Transport: s.config.Transport}),
 		sdk.SetBasicAuth(s.config.User, password.Reveal()),
@@ -121,13 +127,15 @@ func (s *Source) client(ctx context.Context) (*sdk.Client, error) {
 		// request; what is used here is older than package registries are.
 		sdk.SetGiteaVersion(""),
 	)
+	return client, credential.Login{Username: s.config.User, Secret: password}, err
 }
 
 // explain makes a problem of the server's answer. It returns nil for nil.
-func (s *Source) explain(response *sdk.Response, err error, what string) error {
+func (s *Source) explain(response *sdk.Response, err error, login credential.Login, what string) error {
 	if err == nil {
 		return nil
 	}
+	err = transport.Conceal(err, login.Username, login.Secret.Reveal())
 	where := fmt.Sprintf("%s for %s at %s", what, s.config.User, s.config.URL)
 	if response == nil || response.Response == nil {
 		if errors.Is(err, context.Canceled) {
@@ -137,7 +145,7 @@ func (s *Source) explain(response *sdk.Response, err error, what string) error {
 	}
 	switch response.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return problem.Wrap(errors.Join(credential.ErrRefused, err), problem.Denied,
+		return problem.Wrap(fmt.Errorf("%w: %w", credential.ErrRefused, err), problem.Denied,
 			"check user and password; an account with two-factor authentication needs a token with the scope write:user in place of its password",
 			"%s", where)
 	case http.StatusNotFound:
