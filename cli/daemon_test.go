@@ -3,7 +3,6 @@ package cli_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"os"
 	"strings"
 	"sync"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"github.com/regkeeper/regkeeper/cli"
-	"github.com/regkeeper/regkeeper/keeper"
 )
 
 // buffer is a buffer that several goroutines write to.
@@ -80,18 +78,4 @@ func eventually(t *testing.T, what string, is func() bool) {
 			t.Fatalf("never: %s", what)
 		}
 	}
-}
-
-// statusOf is what status says in JSON.
-func statusOf(t *testing.T, args ...string) keeper.Status {
-	t.Helper()
-	out, errs, code := run(t, append([]string{"status", "-o", "json"}, args...)...)
-	if code != 0 {
-		t.Fatalf("status: exit code %d: %s", code, errs)
-	}
-	var status keeper.Status
-	if err := json.Unmarshal([]byte(out), &status); err != nil {
-		t.Fatal(err)
-	}
-	return status
 }

@@ -117,7 +117,7 @@ func TestLeak(t *testing.T) {
 			b.write("program", fmt.Sprintf(program, s.secrets["exec"], ""))
 			b.write("failing", fmt.Sprintf(program, s.secrets["failing"], "exit 1"))
 			for _, path := range []string{"program", "failing"} {
-				if err := os.Chmod(path, 0o700); err != nil { //nolint:gosec // a program
+				if err := os.Chmod(path, 0o700); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -129,7 +129,7 @@ func TestLeak(t *testing.T) {
 			})
 			get := func(path string) string {
 				t.Helper()
-				response, err := http.Get("http://127.0.0.1:" + health + path) //nolint:noctx // the test's own
+				response, err := http.Get("http://127.0.0.1:" + health + path)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -194,7 +194,7 @@ func TestLeak(t *testing.T) {
 
 func read(t *testing.T, path string) string {
 	t.Helper()
-	text, err := os.ReadFile(path) //nolint:gosec // the test's own
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,10 +25,10 @@ func readOnlyFolder(t *testing.T, folder string) (hint string) {
 	if os.Geteuid() == 0 {
 		t.Skipf("LEFT OUT: root may not mount here (%v), and permissions do not bind root", err)
 	}
-	if err := os.Chmod(folder, 0o500); err != nil { //nolint:gosec // a folder
+	if err := os.Chmod(folder, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.Chmod(folder, 0o700) }) //nolint:gosec // a folder
+	t.Cleanup(func() { _ = os.Chmod(folder, 0o700) })
 	return "run regkeeper as a user who may write there"
 }
 
@@ -44,7 +44,7 @@ func smallDisk(t *testing.T, folder string) (fill func()) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(folder, unix.MNT_DETACH) })
 	return func() {
-		file, err := os.Create(folder + "/ballast") //nolint:gosec // the test's own
+		file, err := os.Create(folder + "/ballast")
 		if err != nil {
 			t.Fatal(err)
 		}

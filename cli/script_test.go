@@ -3,7 +3,6 @@ package cli_test
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -318,16 +317,4 @@ func run(t *testing.T, args ...string) (stdout, stderr string, code int) {
 	var out, errs strings.Builder
 	code = cli.Run(t.Context(), cli.Streams{In: strings.NewReader(""), Out: &out, Err: &errs}, nil, args...)
 	return out.String(), errs.String(), code
-}
-
-// decode reads JSON strictly.
-func decode[T any](t *testing.T, text string) T {
-	t.Helper()
-	var value T
-	decoder := json.NewDecoder(strings.NewReader(text))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&value); err != nil {
-		t.Fatalf("decode %s: %v", text, err)
-	}
-	return value
 }

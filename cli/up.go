@@ -212,7 +212,7 @@ func (u *upRun) listen(ctx context.Context, c config.Config) (servers []daemon.S
 	}
 	closers = append(closers, registry.Close)
 	if u.listener == nil {
-		if u.listener, err = listen(ctx, "tcp", c.Embedded.Listen); err != nil {
+		if u.listener, err = listen(ctx, c.Embedded.Listen); err != nil {
 			return nil, closers, busy(err, "set serve.registry.listen to a free port", "embedded registry")
 		}
 	}
@@ -241,8 +241,8 @@ func tlsConfig(cert, key string) (*tls.Config, error) {
 	}, nil
 }
 
-func listen(ctx context.Context, network, address string) (net.Listener, error) {
-	return new(net.ListenConfig).Listen(ctx, network, address)
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	return new(net.ListenConfig).Listen(ctx, "tcp", address)
 }
 
 // busy makes a problem of a listener that could not be opened.
@@ -254,9 +254,9 @@ func busy(err error, hint, what string) error {
 }
 
 func (u *upRun) listenHealth(ctx context.Context, c config.Config) (net.Listener, error) {
-	listener, err := listen(ctx, "tcp", c.Health)
+	listener, err := listen(ctx, c.Health)
 	if err != nil && u.path == "" {
-		return listen(ctx, "tcp", "127.0.0.1:0")
+		return listen(ctx, "127.0.0.1:0")
 	}
 	if err != nil {
 		return nil, busy(err, "set serve.health.listen to a free port", "health endpoints")
@@ -317,9 +317,9 @@ func listenDefault(ctx context.Context, folder, asked string) (net.Listener, err
 	case !remembered:
 		address = usual
 	}
-	listener, err := listen(ctx, "tcp", address)
+	listener, err := listen(ctx, address)
 	if err != nil && asked == "" && !remembered {
-		listener, err = listen(ctx, "tcp", "127.0.0.1:0")
+		listener, err = listen(ctx, "127.0.0.1:0")
 	}
 	if err != nil {
 		return nil, busy(err, "stop what uses the address, or choose another with --listen", "embedded registry")

@@ -44,10 +44,10 @@ func writeConfig(t *testing.T, host, username, token string) string {
 }
 
 func TestClients(t *testing.T) {
+	t.Parallel()
 	server := gitea.Start(t)
 	table := clients.All(t, docker.Start(t))
 
-	const owner = "acme"
 	password := server.CreateUser(owner)
 	id, good := server.CreateToken(owner, password, "ci-good", "write:package")
 	_, narrow := server.CreateToken(owner, password, "ci-narrow", "read:user")
@@ -105,6 +105,7 @@ func refused(t *testing.T, login string, err error) {
 }
 
 func TestGiteaTokensOutliveARestart(t *testing.T) {
+	t.Parallel()
 	server := gitea.Start(t)
 	password := server.CreateUser("acme")
 	id, _ := server.CreateToken("acme", password, "ci-1", "read:package")
@@ -132,8 +133,8 @@ func TestGiteaTokensOutliveARestart(t *testing.T) {
 }
 
 func TestRunner(t *testing.T) {
+	t.Parallel()
 	server, daemon := gitea.Start(t), docker.Start(t)
-	const owner = "acme"
 	password := server.CreateUser(owner)
 	_, token := server.CreateToken(owner, password, "ci-runner", "write:package")
 	ref := server.Host + "/" + owner + "/private/job:latest"

@@ -71,9 +71,18 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 func Output(ctx context.Context, cmd *exec.Cmd) (string, error) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := Run(ctx, cmd); err != nil {
+		return out.String(), fmt.Errorf("%w: %s", err, strings.TrimSpace(out.String()))
+	}
+	return out.String(), nil
+}
+
+// Run runs cmd to its end, or kills it and what it started when ctx is done.
+// An [exec.ExitError] in the error's chain says how it ended by itself.
+func Run(ctx context.Context, cmd *exec.Cmd) error {
 	defer tie(cmd)()
 	if err := cmd.Start(); err != nil {
-		return "", fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
+		return fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
 	}
 	stop := context.AfterFunc(ctx, func() { syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) })
 	defer stop()
@@ -81,9 +90,9 @@ func Output(ctx context.Context, cmd *exec.Cmd) (string, error) {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return out.String(), fmt.Errorf("run %s: %w: %s", filepath.Base(cmd.Path), err, strings.TrimSpace(out.String()))
+		return fmt.Errorf("run %s: %w", filepath.Base(cmd.Path), err)
 	}
-	return out.String(), nil
+	return nil
 }
 
 // tie gives cmd a process group and binds its life to this process. The kernel
