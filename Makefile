@@ -3,14 +3,12 @@
 .PHONY: test quick lint bench build
 
 test: ## Everything that must pass, installing and building what it needs.
-	@mkdir -p bin
 	@scripts/test.sh
 
 quick: ## The quick loop: no network, no root, under two minutes.
 	go test ./...
 
 lint: ## The linter alone.
-	@mkdir -p bin
 	go build -C tools -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	bin/golangci-lint run ./...
 

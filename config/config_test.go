@@ -36,7 +36,7 @@ func TestFaults(t *testing.T) {
 	for _, path := range documents {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			t.Parallel()
-			text, err := os.ReadFile(path) //nolint:gosec // the test's own
+			text, err := os.ReadFile(path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -54,7 +54,7 @@ func TestFaults(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			want, err := os.ReadFile(golden) //nolint:gosec // the test's own
+			want, err := os.ReadFile(golden)
 			if err != nil {
 				t.Fatal(err)
 			}

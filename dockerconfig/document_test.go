@@ -455,7 +455,7 @@ func checkDamaged(t testing.TB, err error) {
 		if s := fmt.Sprintf("%v %+v", e, e); strings.Contains(s, marker) || strings.Contains(s, "hunter2") {
 			t.Errorf("the error quotes the document: %s", s)
 		}
-		u, ok := e.(interface{ Unwrap() error }) //nolint:errorlint // each link is looked at
+		u, ok := e.(interface{ Unwrap() error })
 		if !ok {
 			break
 		}

@@ -194,7 +194,7 @@ func (f File) swap(path string, base, content []byte) (newer []byte, err error) 
 	}
 	before, err := os.Lstat(path)
 	if err != nil {
-		return nil, errMoved //nolint:nilerror // it went since
+		return nil, errMoved // it went since
 	}
 	exchanged, err := exchange(temp, path, base)
 	if errors.Is(err, fs.ErrNotExist) {

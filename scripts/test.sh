@@ -4,6 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
+mkdir -p bin
 started=$SECONDS
 report=() failed=() left=()
 
