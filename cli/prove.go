@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -236,14 +237,24 @@ func (u *upRun) nextSteps(host credential.Host, file string, image name.Referenc
 	}
 	u.printf(`
 What now, in another terminal:
-  see how it stands    regkeeper status%[4]s
+  see how it stands    %[5]s status%[4]s
   pull with the file   docker --config %[2]s pull %[3]s
-  push images          regkeeper registry token create --name me --scope pull,push%[4]s
+  push images          %[5]s registry token create --name me --scope pull,push%[4]s
                        docker login %[1]s --username regkeeper     (paste the token)
                        docker push %[1]s/team/app:1
   log a runner in      set DOCKER_CONFIG=%[2]s for the runner, or write a
                        regkeeper.yaml with a file target at the runner's ~/.docker/config.json
-  keep a forge's login write a regkeeper.yaml as the README shows, and run regkeeper up
+  keep a forge's login write a regkeeper.yaml as the README shows, and run %[5]s up
 
-`, host, filepath.Dir(file), image, data)
+`, host, filepath.Dir(file), image, data, self())
+}
+
+// self is how the program is called again. One that go run built is gone when
+// it ends.
+func self() string {
+	path, err := os.Executable()
+	if err == nil && strings.Contains(path, string(filepath.Separator)+"go-build") {
+		return "go run ./cmd/regkeeper"
+	}
+	return "regkeeper"
 }
