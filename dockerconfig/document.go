@@ -3,8 +3,7 @@
 // in it as it was.
 //
 // It touches entries under "auths" and nothing more. It refuses to overwrite a
-// document that it cannot read, and to choose between logins: which entry a
-// client would use is the business of package consumer.
+// document that it cannot read, and to choose between logins.
 package dockerconfig
 
 import (

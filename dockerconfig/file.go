@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -39,6 +40,9 @@ const (
 	// writer that truncates in place shows half a document for a moment.
 	settle      = 250 * time.Millisecond
 	settlePause = 10 * time.Millisecond
+	// maxSize bounds in bytes what is held in memory: a file may be another
+	// user's. The largest real documents are far below.
+	maxSize = 16 << 20
 	// rounds bounds how often a change is carried over another writer's.
 	rounds = 100
 	// lockWait is how long a lock is waited for. The lock spares regkeeper's
@@ -445,7 +449,7 @@ func read(path string) ([]byte, *Document, error) {
 			return nil, doc, err
 		}
 		if err != nil {
-			return nil, nil, disk.Problem(err, "read %s", path)
+			return nil, nil, cannotRead(err, path)
 		}
 		doc, err := Parse(content)
 		if err == nil && (len(bytes.TrimSpace(content)) > 0 || !fresh(path)) {
@@ -465,6 +469,20 @@ func read(path string) ([]byte, *Document, error) {
 	}
 }
 
+// errTooLarge says that a file is larger than maxSize.
+var errTooLarge = fmt.Errorf("is larger than %d MiB", maxSize>>20)
+
+func cannotRead(err error, path string) error {
+	switch {
+	case errors.Is(err, errTooLarge):
+		return problem.New(problem.Damaged, damagedHint, "%s %v", path, err)
+	case errors.Is(err, syscall.EISDIR):
+		return problem.Wrap(syscall.EISDIR, problem.Storage,
+			"a folder stands where a file belongs: a container engine makes one for a bind mount whose source is missing; move it away and put a file there", "read %s", path)
+	}
+	return disk.Problem(err, "read %s", path)
+}
+
 // fresh says whether the file was just written: an empty one may then be one
 // that another program truncated and has not written yet.
 func fresh(path string) bool {
@@ -472,7 +490,8 @@ func fresh(path string) bool {
 	return err == nil && time.Since(info.ModTime()).Abs() < settle
 }
 
-// readAll reads a regular file. The content is never nil without an error.
+// readAll reads a regular file, or fails with errTooLarge. The content is never
+// nil without an error.
 func readAll(path string) (content []byte, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -484,12 +503,19 @@ func readAll(path string) (content []byte, err error) {
 	if !info.Mode().IsRegular() {
 		return nil, &fs.PathError{Op: "read", Path: path, Err: errors.New("no regular file")}
 	}
+	if info.Size() > maxSize {
+		return nil, errTooLarge
+	}
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
-	content, err = io.ReadAll(file)
+	// What Stat says may be outdated by now.
+	content, err = io.ReadAll(io.LimitReader(file, maxSize+1))
+	if len(content) > maxSize {
+		return nil, errTooLarge
+	}
 	if content == nil {
 		content = []byte{}
 	}

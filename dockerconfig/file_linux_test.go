@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/regkeeper/regkeeper/dockerconfig"
+	"github.com/regkeeper/regkeeper/internal/testkit/leaveout"
 	"github.com/regkeeper/regkeeper/problem"
 )
 
@@ -49,7 +51,7 @@ func stat(t testing.TB, path string) (fs.FileInfo, *syscall.Stat_t) {
 func root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		leaveout.Out(t, "disks and other users", "needs root")
 	}
 }
 
@@ -220,8 +222,8 @@ func TestPlacesThatCannotBe(t *testing.T) {
 			return errors.Join(os.Symlink("b", filepath.Join(f, "config.json")), os.Symlink("config.json", filepath.Join(f, "b")))
 		}},
 		{"link to itself", "circle", func(f string) error { return os.Symlink("config.json", filepath.Join(f, "config.json")) }},
-		{"folder", "remove the folder", func(f string) error { return os.Mkdir(filepath.Join(f, "config.json"), 0o700) }},
-		{"link to a folder", "remove the folder", func(f string) error {
+		{"folder", "bind mount whose source is missing", func(f string) error { return os.Mkdir(filepath.Join(f, "config.json"), 0o700) }},
+		{"link to a folder", "bind mount whose source is missing", func(f string) error {
 			return errors.Join(os.Mkdir(filepath.Join(f, "d"), 0o700), os.Symlink("d", filepath.Join(f, "config.json")))
 		}},
 		{"named pipe", "", func(f string) error { return syscall.Mkfifo(filepath.Join(f, "config.json"), 0o600) }},
@@ -274,6 +276,42 @@ func TestBrokenFileIsLeftAlone(t *testing.T) {
 	noTemps(t, filepath.Dir(path), "config.json")
 }
 
+// TestHugeFile: the file may be another user's, and the memory is not.
+func TestHugeFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.json")
+	write(t, path, start)
+	must(t, os.Truncate(path, 1<<30))
+	before, inode := stat(t, path)
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	allocated, began := memory.TotalAlloc, time.Now()
+	_, updateErr := deliver(dockerconfig.File{Path: path})
+	_, readErr := dockerconfig.File{Path: path}.Read()
+	for _, err := range []error{updateErr, readErr} {
+		if problem.KindOf(err) != problem.Damaged || problem.HintOf(err) == "" || err.Error() != path+" is larger than 16 MiB" {
+			t.Errorf("error is %v of kind %s, hint %q", err, problem.KindOf(err), problem.HintOf(err))
+		}
+	}
+	if took := time.Since(began); took > 450*time.Millisecond {
+		t.Errorf("it took %v: it was read again", took)
+	}
+	runtime.ReadMemStats(&memory)
+	if used := memory.TotalAlloc - allocated; used > 128<<20 {
+		t.Errorf("reading took %d MiB of memory", used>>20)
+	}
+	after, same := stat(t, path)
+	if before.Size() != after.Size() || inode.Ino != same.Ino || !before.ModTime().Equal(after.ModTime()) {
+		t.Error("the file was touched")
+	}
+	noTemps(t, filepath.Dir(path), "config.json")
+
+	// The largest that is read.
+	must(t, os.Truncate(path, 0), os.WriteFile(path, append([]byte(start), bytes.Repeat([]byte(" "), 16<<20-len(start))...), 0o600))
+	if _, err := (dockerconfig.File{Path: path}).Read(); err != nil {
+		t.Errorf("a file of 16 MiB: %v", err)
+	}
+}
+
 // asNobody runs Update in another process, without rights.
 func asNobody(t testing.TB, path string) (out string) {
 	t.Helper()
@@ -291,7 +329,7 @@ func asNobody(t testing.TB, path string) (out string) {
 	text, err := command.Output()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		t.Skipf("cannot run as another user: %v", err)
+		leaveout.Out(t, "another user", "cannot run as one: "+err.Error())
 	}
 	return string(text)
 }
@@ -418,7 +456,7 @@ func small(t testing.TB, options string) string {
 	root(t)
 	folder := t.TempDir()
 	if err := syscall.Mount("none", folder, "tmpfs", 0, options); err != nil {
-		t.Skipf("cannot mount here: %v", err)
+		leaveout.Out(t, "a small disk", "cannot mount here: "+err.Error())
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(folder, syscall.MNT_DETACH) })
 	return folder
@@ -492,7 +530,7 @@ func TestReadOnlyFileSystem(t *testing.T) {
 	path := filepath.Join(folder, "config.json")
 	mustDeliver(t, dockerconfig.File{Path: path})
 	if err := syscall.Mount("none", folder, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
-		t.Skipf("cannot mount here: %v", err)
+		leaveout.Out(t, "a read-only disk", "cannot mount here: "+err.Error())
 	}
 	if changed, err := deliver(dockerconfig.File{Path: path}); changed || err != nil {
 		t.Errorf("with nothing to write, Update says %v, %v", changed, err)
@@ -512,7 +550,7 @@ func TestSizeLimit(t *testing.T) {
 	write(t, path, start)
 	shell, err := exec.LookPath("sh")
 	if err != nil {
-		t.Skip("no shell")
+		leaveout.Out(t, "a limit of file sizes", "no shell")
 	}
 	command := self(t, envUpdate+"=1", envPath+"="+path)
 	command.Args = []string{shell, "-c", `trap "" XFSZ; ulimit -f 8; exec "$0"`, os.Args[0]}

@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 mkdir -p bin
 started=$SECONDS
 report=() failed=() left=()
+heard=$(mktemp) # what the unit and end-to-end tests say
+trap 'rm -f "$heard"' EXIT
 
 part() { # part NAME COMMAND...
 	local name=$1 begun=$SECONDS code=0
@@ -74,7 +76,19 @@ peers() {
 		go build -C e2e/peers/runner/build -o /dev/null gitea.com/gitea/runner
 }
 
-e2e() { go -C e2e test -count=1 -timeout 40m -v ./... 2>&1 | grep -Ev '^(=== (RUN|PAUSE|CONT|NAME))'; return "${PIPESTATUS[0]}"; }
+# quiet keeps of go test -v the packages' results, what was left out, and all
+# that a package which failed has said.
+quiet() {
+	awk '/^(=== (RUN|PAUSE|CONT)|PASS$|\?)/ || /^ *--- PASS/ { next }
+		/^(ok|FAIL)[ \t]/ { printf "%s", $1 == "FAIL" ? said : left; print; said = left = ""; next }
+		{ said = said $0 "\n" }
+		/LEFT OUT/ { left = left $0 "\n" }
+		END { printf "%s", said }'
+}
+
+unit() { go test -race -shuffle=on -v "${@:-./...}" 2>&1 | quiet | tee -a "$heard"; return "${PIPESTATUS[0]}"; }
+
+e2e() { go -C e2e test -count=1 -timeout 40m -v ./... 2>&1 | grep -Ev '^(=== (RUN|PAUSE|CONT|NAME))' | tee -a "$heard"; return "${PIPESTATUS[0]}"; }
 
 part "programs" install_programs
 part "build" go build ./...
@@ -88,7 +102,7 @@ part "vet" go vet ./...
 part "vet end-to-end" go -C e2e vet ./...
 part "tidy" tidy
 part "lint" lint
-part "unit and integration, race" go test -race -shuffle=on ./...
+part "unit and integration, race" unit
 part "fuzz, briefly" fuzz
 part "benchmarks run" go test -run '^$' -bench . -benchtime 1x ./...
 if [ "$(uname)" = Linux ]; then
@@ -101,6 +115,7 @@ fi
 printf '\n== parts\n'
 printf '%s\n' "${report[@]}"
 printf '%-28s %4d s\n' total $((SECONDS - started))
+while IFS= read -r line; do left+=("$line"); done < <(grep -oE '(LEFT OUT|PEER MISSING).*' "$heard" | sed 's/^LEFT OUT: //' | sort -u)
 if ((${#left[@]})); then
 	printf '\n!! LEFT OUT:\n'
 	printf '!!   %s\n' "${left[@]}"

@@ -19,6 +19,7 @@ import (
 type File struct {
 	folder string
 	lock   *flock.Flock
+	taken  fs.FileInfo // the lock's file
 }
 
 var _ Store = (*File)(nil)
@@ -51,7 +52,22 @@ func Open(folder string) (*File, error) {
 	}
 	// The number only names the holder to people; the lock is what counts.
 	_ = os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())+"\n"), disk.PrivateFile)
-	return &File{folder: folder, lock: lock}, nil
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, disk.Problem(err, "lock data folder %s", folder)
+	}
+	return &File{folder: folder, lock: lock, taken: info}, nil
+}
+
+// Held is an error if the folder is no longer this process's: someone removed
+// the lock or the folder, and another process may have taken it since.
+func (f *File) Held(context.Context) error {
+	info, err := os.Stat(filepath.Join(f.folder, lockName))
+	if err == nil && os.SameFile(info, f.taken) {
+		return nil
+	}
+	return problem.New(problem.Busy, "stop this process, make sure that no other uses the folder, and start it again",
+		"data folder %s was taken away: its lock is gone", f.folder)
 }
 
 // Close gives the folder up.
@@ -61,7 +77,10 @@ func (f *File) Close() error { return f.lock.Unlock() }
 func (f *File) Load(context.Context) (*Document, error) { return Read(f.folder) }
 
 // Save replaces the document; see [Store].
-func (f *File) Save(_ context.Context, doc *Document) error {
+func (f *File) Save(ctx context.Context, doc *Document) error {
+	if err := f.Held(ctx); err != nil {
+		return err
+	}
 	text, err := Encode(doc)
 	if err != nil {
 		return err

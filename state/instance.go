@@ -18,16 +18,25 @@ const instanceName = "instance"
 // It is made once for a folder, and lies beside the document: whoever loses
 // the document still finds the logins at their sources.
 func Instance(folder string) (string, error) {
+	id, err := KnownInstance(folder)
+	if id != "" || err != nil {
+		return id, err
+	}
+	id = rand.Text()
+	if err := disk.WriteFile(filepath.Join(folder, instanceName), []byte(id+"\n"), disk.PrivateFile); err != nil {
+		return "", err
+	}
+	return id, nil
+}
+
+// KnownInstance is the folder's id if one was made, and empty otherwise.
+func KnownInstance(folder string) (string, error) {
 	path := filepath.Join(folder, instanceName)
 	text, err := os.ReadFile(path)
 	id := strings.TrimSpace(string(text))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		id = rand.Text()
-		if err := disk.WriteFile(path, []byte(id+"\n"), disk.PrivateFile); err != nil {
-			return "", err
-		}
-		return id, nil
+		return "", nil
 	case err != nil:
 		return "", disk.Problem(err, "read %s", path)
 	case id == "":

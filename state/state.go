@@ -96,6 +96,13 @@ type Store interface {
 	Save(ctx context.Context, doc *Document) error
 }
 
+// Holder is a store that can tell whether it is still the only one open.
+type Holder interface {
+	Store
+	// Held is a problem of kind Busy if another may have taken the document.
+	Held(ctx context.Context) error
+}
+
 // New is an empty document.
 func New() *Document {
 	return &Document{

@@ -482,3 +482,33 @@ func TestPlaceAndRegistryAreMadeOnce(t *testing.T) {
 		t.Error("entries are made anew")
 	}
 }
+
+// Who removes the lock lets another process in: the one before must not write
+// any more.
+func TestLockTakenAway(t *testing.T) {
+	folder := t.TempDir()
+	store, err := state.Open(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = store.Close() }()
+	if err := store.Held(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(folder, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	other, err := state.Open(folder)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }()
+	for what, err := range map[string]error{"Held": store.Held(t.Context()), "Save": store.Save(t.Context(), state.New())} {
+		if problem.KindOf(err) != problem.Busy || problem.HintOf(err) == "" {
+			t.Errorf("%s = %v, want a problem of kind busy with a hint", what, err)
+		}
+	}
+	if err := other.Save(t.Context(), state.New()); err != nil {
+		t.Error(err)
+	}
+}

@@ -5,9 +5,11 @@ package disk
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -64,7 +66,9 @@ func SyncFolder(path string) error {
 }
 
 // Problem makes a problem of kind [problem.Storage] of what the operating
-// system said, with the hint that goes with it. It returns nil for nil.
+// system said, with the hint that goes with it. Of an error that tells the path
+// which the text names already, the cause alone is shown. It returns nil for
+// nil.
 func Problem(err error, format string, args ...any) error {
 	hint := "look at the folder's owner, permissions and mount"
 	switch {
@@ -73,7 +77,7 @@ func Problem(err error, format string, args ...any) error {
 	case errors.Is(err, syscall.EROFS):
 		hint = "the file system is mounted read-only: mount it writable, or choose another path"
 	case errors.Is(err, syscall.EISDIR):
-		hint = "a folder stands where a file belongs (a container engine makes one for a bind mount whose source is missing): remove the folder"
+		hint = "a folder stands where a file belongs: name the file, or move the folder away"
 	case errors.Is(err, syscall.ELOOP):
 		hint = "the symbolic links lead in a circle: point them at a file"
 	case errors.Is(err, fs.ErrPermission):
@@ -83,5 +87,21 @@ func Problem(err error, format string, args ...any) error {
 	case errors.Is(err, fs.ErrNotExist):
 		hint = "check the path, and that the disk it is on is mounted"
 	}
-	return problem.Wrap(err, problem.Storage, hint, format, args...)
+	text := fmt.Sprintf(format, args...)
+	return problem.Wrap(cause(err, text), problem.Storage, hint, "%s", text)
+}
+
+// cause is what the operating system said of a path, if the text names it.
+func cause(err error, text string) error {
+	switch e := err.(type) { //nolint:errorlint // what others put around it is theirs to say
+	case *fs.PathError:
+		if e.Path != "" && strings.Contains(text, e.Path) {
+			return e.Err
+		}
+	case *os.LinkError:
+		if e.New != "" && strings.Contains(text, e.New) {
+			return e.Err
+		}
+	}
+	return err
 }

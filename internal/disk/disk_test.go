@@ -2,6 +2,7 @@ package disk_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -84,6 +85,23 @@ func TestWriteFileFails(t *testing.T) {
 	}
 }
 
+func TestProblemNamesThePathOnce(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&fs.PathError{Op: "open", Path: "/p", Err: fs.ErrPermission}, "write /p: permission denied"},
+		{&os.LinkError{Op: "rename", Old: "/t", New: "/p", Err: fs.ErrPermission}, "write /p: permission denied"},
+		{&fs.PathError{Op: "open", Path: "/other", Err: fs.ErrPermission}, "write /p: open /other: permission denied"},
+		{fmt.Errorf("twice: %w", &fs.PathError{Op: "open", Path: "/p", Err: fs.ErrPermission}), "write /p: twice: open /p: permission denied"},
+		{fs.ErrPermission, "write /p: permission denied"},
+	} {
+		if got := disk.Problem(c.err, "write %s", "/p"); got.Error() != c.want || !errors.Is(got, fs.ErrPermission) {
+			t.Errorf("%v becomes %q, want %q", c.err, got, c.want)
+		}
+	}
+}
+
 func TestProblem(t *testing.T) {
 	if err := disk.Problem(nil, "x"); err != nil {
 		t.Errorf("of nil it makes %#v", err)
@@ -93,7 +111,7 @@ func TestProblem(t *testing.T) {
 		syscall.ENOSPC, syscall.EROFS, syscall.EISDIR, syscall.ELOOP, fs.ErrPermission, syscall.ENOTDIR, fs.ErrNotExist, errors.New("other"),
 	} {
 		err := disk.Problem(&fs.PathError{Op: "open", Path: "p", Err: cause}, "write %s", "p")
-		if problem.KindOf(err) != problem.Storage || !errors.Is(err, cause) || !strings.HasPrefix(err.Error(), "write p: ") {
+		if problem.KindOf(err) != problem.Storage || !errors.Is(err, cause) || err.Error() != "write p: "+cause.Error() {
 			t.Errorf("%v becomes %v of kind %s", cause, err, problem.KindOf(err))
 		}
 		hint := problem.HintOf(err)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -31,6 +32,10 @@ type Ref struct {
 
 // patience is how long output is awaited of a program that has ended.
 const patience = time.Second
+
+// maxSize bounds in bytes what is held in memory of a place that is none. The
+// longest secrets, signed tokens, have a few KiB.
+const maxSize = 64 << 10
 
 // Resolve gets the secret. The error is a [problem.Error]; it holds nothing of
 // what was found.
@@ -58,25 +63,65 @@ func (r Ref) read(ctx context.Context) (string, error) {
 		}
 		return text, nil
 	case r.File != "":
-		text, err := os.ReadFile(r.File)
-		return string(text), disk.Problem(err, "read secret")
+		text, err := readFile(r.File)
+		if errors.Is(err, errTooLong) {
+			return "", r.tooLong()
+		}
+		return text, disk.Problem(err, "read secret")
 	case len(r.Exec) > 0:
-		var out bytes.Buffer
+		var out limited
 		command := exec.CommandContext(ctx, r.Exec[0], r.Exec[1:]...)
 		command.Stdout = &out
 		// What it starts may keep its standard output open.
 		command.WaitDelay = patience
 		// Its standard error may quote the secret; it goes nowhere.
-		if err := command.Run(); err != nil {
+		err := command.Run()
+		if out.over {
+			return "", r.tooLong()
+		}
+		if err != nil {
 			var exit *exec.ExitError
 			if errors.As(err, &exit) {
 				err = fmt.Errorf("exit code %d", exit.ExitCode())
 			}
 			return "", problem.Wrap(err, problem.Config, "run it by hand to see what it says", "run %s", r)
 		}
-		return out.String(), nil
+		return out.text.String(), nil
 	}
 	return "", problem.New(problem.Config, "give one of env, file or exec", "secret has no place to come from")
+}
+
+func (r Ref) tooLong() error {
+	return problem.New(problem.Config, "leave the secret alone there", "%s holds more than %d KiB", r, maxSize>>10)
+}
+
+var errTooLong = errors.New("secret is too long")
+
+func readFile(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = file.Close() }()
+	text, err := io.ReadAll(io.LimitReader(file, maxSize+1))
+	if len(text) > maxSize {
+		return "", errTooLong
+	}
+	return string(text), err
+}
+
+// limited keeps up to maxSize bytes, and refuses more: the program that writes
+// them then finds its output closed.
+type limited struct {
+	text bytes.Buffer
+	over bool
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if l.over = l.text.Len()+len(p) > maxSize; l.over {
+		return 0, errTooLong
+	}
+	return l.text.Write(p)
 }
 
 // String names the place, never the secret. Of a program it gives the name

@@ -29,6 +29,11 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "cannot open safe with", os.Args[2])
 		os.Exit(3)
 	}
+	if len(os.Args) > 2 && os.Args[1] == "flood" {
+		for {
+			fmt.Print(os.Args[2])
+		}
+	}
 	if len(os.Args) > 1 && os.Args[1] == "hang" {
 		select {}
 	}
@@ -88,6 +93,27 @@ func TestResolveRefuses(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestTooLong(t *testing.T) {
+	text := marker + strings.Repeat("x", 64<<10)
+	all := refs(t, text)
+	delete(all, "env") // the system limits what is in it
+	all["file that is sparse"] = secretref.Ref{File: filepath.Join(t.TempDir(), "sparse")}
+	if err := os.WriteFile(all["file that is sparse"].File, []byte(marker), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(all["file that is sparse"].File, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	all["exec that never ends"] = secretref.Ref{Exec: []string{os.Args[0], "flood", marker}}
+	for kind, ref := range all {
+		_, err := ref.Resolve(t.Context())
+		checkRefused(t, err)
+		if want := ref.String() + " holds more than 64 KiB"; err.Error() != want || problem.KindOf(err) != problem.Config {
+			t.Errorf("%s: error is %v, want %s", kind, err, want)
+		}
 	}
 }
 

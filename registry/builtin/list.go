@@ -84,16 +84,16 @@ func (g *Registry) listRepositories(w http.ResponseWriter, r *http.Request, by c
 			return nil
 		case err != nil:
 			return err
-		case entry.IsDir() && (entry.Name() == "blobs" || entry.Name() == "_uploads"):
+		case entry.IsDir() && (entry.Name() == blobsFolder || entry.Name() == "_uploads"):
 			return fs.SkipDir
-		case entry.IsDir() || entry.Name() != "index.json":
+		case entry.IsDir() || entry.Name() != indexFile:
 			return r.Context().Err()
 		}
 		dir, err := filepath.Rel(g.config.Dir, filepath.Dir(file))
 		if err != nil {
 			return err
 		}
-		if name := filepath.ToSlash(dir); validName(name) && by.token.Allows(name, pulling) {
+		if name := filepath.ToSlash(dir); validName(name) && by.token.Allows(name, pulling) && g.filled(name) {
 			all = append(all, name)
 		}
 		return nil

@@ -245,6 +245,43 @@ func TestCatalog(t *testing.T) {
 	}
 }
 
+// Who tries whether a push would be allowed leaves nothing to be seen.
+func TestPushProbe(t *testing.T) {
+	f := start(t)
+	auth := f.admin().basic()
+	f.pushBlob(auth, "there", []byte("x"))
+	look := func() []string {
+		var seen []string
+		for _, path := range []string{"_catalog", "probed/app/tags/list", "probed/app/manifests/v1", "probed/app/referrers/" + digestOf(nil), "probed/app/blobs/" + digestOf(nil)} {
+			seen = append(seen, path+" "+f.do(request{method: "GET", path: "/v2/" + path, auth: auth}).dump())
+		}
+		return seen
+	}
+	before := look()
+	for range 2 {
+		begun := f.do(request{method: "POST", path: "/v2/probed/app/blobs/uploads/", auth: auth}).want(t, 202)
+		if diff := cmp.Diff(before, look()); diff != "" {
+			t.Errorf("during the probe (-before +now):\n%s", diff)
+		}
+		f.do(request{method: "GET", path: begun.header.Get("Location"), auth: auth}).want(t, 204)
+		f.do(request{method: "DELETE", path: begun.header.Get("Location"), auth: auth}).want(t, 204)
+		if diff := cmp.Diff(before, look()); diff != "" {
+			t.Errorf("after the probe (-before +now):\n%s", diff)
+		}
+		f.restart()
+		if diff := cmp.Diff(before, look()); diff != "" {
+			t.Errorf("after a restart (-before +now):\n%s", diff)
+		}
+	}
+	f.do(request{method: "GET", path: "/v2/probed/app/tags/list", auth: auth}).wantCode(t, 404, "NAME_UNKNOWN")
+
+	f.pushImage(auth, "probed/app", "v1", "one")
+	f.do(request{method: "GET", path: "/v2/probed/app/tags/list", auth: auth}).want(t, 200)
+	if got := f.do(request{method: "GET", path: "/v2/_catalog", auth: auth}); !strings.Contains(string(got.body), "probed/app") {
+		t.Errorf("after a push the catalog is %s", got.body)
+	}
+}
+
 // Clients push and deploy by digest: a manifest without a tag is content.
 func TestGarbage(t *testing.T) {
 	f := start(t)
@@ -281,7 +318,11 @@ func TestGarbage(t *testing.T) {
 	if got := has("blobs/" + digestOf([]byte("layer untagged"))); got != 200 {
 		t.Errorf("layer of an untagged manifest: status %d, want 200", got)
 	}
-	f.do(request{method: "GET", path: "/v2/empty/tags/list", auth: auth}).want(t, 200)
+	// One that was emptied is not seen, and can be pushed to again.
+	f.do(request{method: "GET", path: "/v2/empty/tags/list", auth: auth}).wantCode(t, 404, "NAME_UNKNOWN")
+	f.pushImage(auth, "empty", "v1", "again")
+	f.restart()
+	f.do(request{method: "GET", path: "/v2/empty/manifests/v1", auth: auth}).want(t, 200)
 }
 
 // Signer and scanner attach to an image at the same time; neither is forgotten.

@@ -82,7 +82,7 @@ func validName(name string) bool {
 		return false
 	}
 	return !slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool {
-		return part == "blobs" || part == "index.json" || part == "oci-layout"
+		return part == blobsFolder || part == indexFile || part == "oci-layout"
 	})
 }
 

@@ -3,8 +3,11 @@ package builtin
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"hash/maphash"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -62,6 +65,12 @@ func (g *Registry) storage() config.Config {
 		},
 	}
 }
+
+// Names in an image layout: OCI image specification 1.1, image-layout.md.
+const (
+	indexFile   = "index.json"
+	blobsFolder = "blobs"
+)
 
 // admission is what a request was let in for.
 type admission struct {
@@ -164,19 +173,65 @@ func (l *repositoryLocks) of(repository string) *sync.RWMutex {
 	return &l[maphash.String(lockSeed, repository)%uint64(len(l))]
 }
 
-// exists says whether there is such a repository. It is asked before olareg is:
-// olareg keeps every name it has ever been asked for, answers a list of tags
-// for a repository that is not there, and cannot look for garbage in one.
+// exists says whether there is such a repository for those who read. It is
+// asked before olareg is: olareg keeps every name it has ever been asked for,
+// answers a list of tags for a repository that is not there, and cannot look
+// for garbage in one.
 func (g *Registry) exists(repository string) bool {
+	lock := g.locks.of(repository)
+	lock.RLock()
+	defer lock.RUnlock()
+	return g.stored(repository) && g.filled(repository)
+}
+
+// begun says whether there is such a repository for those who push. One that
+// was begun and holds nothing stays on the disk, unseen: olareg remembers that
+// it made the index and would store without one.
+func (g *Registry) begun(repository string) bool {
 	lock := g.locks.of(repository)
 	lock.RLock()
 	defer lock.RUnlock()
 	return g.stored(repository)
 }
 
+// folderOf is where a repository is. parseRoute lets no name through that leaves
+// the folder.
+func (g *Registry) folderOf(repository string) string {
+	return filepath.Join(g.config.Dir, filepath.FromSlash(repository))
+}
+
 func (g *Registry) stored(repository string) bool {
-	info, err := os.Stat(filepath.Join(g.config.Dir, filepath.FromSlash(repository), "index.json")) //nolint:gosec // parseRoute lets no name through that leaves the folder
+	info, err := os.Stat(filepath.Join(g.folderOf(repository), indexFile))
 	return err == nil && info.Mode().IsRegular()
+}
+
+// filled says whether a repository has a blob or a manifest. What cannot be
+// read counts as one: reading it shall fail, not hide it.
+func (g *Registry) filled(repository string) bool {
+	folder := g.folderOf(repository)
+	algorithms, err := os.ReadDir(filepath.Join(folder, blobsFolder))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	for _, algorithm := range algorithms {
+		if !isEmpty(filepath.Join(folder, blobsFolder, algorithm.Name())) {
+			return true
+		}
+	}
+	// A tag whose manifest is lost can still be deleted.
+	text, err := os.ReadFile(filepath.Join(folder, indexFile))
+	var index struct{ Manifests []descriptor }
+	return err != nil || json.Unmarshal(text, &index) != nil || len(index.Manifests) > 0
+}
+
+func isEmpty(folder string) bool {
+	file, err := os.Open(folder)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = file.Close() }()
+	_, err = file.Readdirnames(1)
+	return errors.Is(err, io.EOF)
 }
 
 // quiet has olareg log at debug: what it calls an error is, for the most part,

@@ -34,7 +34,7 @@ func (g *Registry) startUpload(w http.ResponseWriter, r *http.Request, by caller
 // without a care for others who do the same at the time; so that an upload
 // happens under a lock, and it is not the client's, who may be slow.
 func (g *Registry) create(ctx context.Context, repository string) error {
-	if g.exists(repository) {
+	if g.begun(repository) {
 		return nil
 	}
 	lock := g.locks.of(repository)
@@ -72,7 +72,7 @@ func (g *Registry) askLocation(ctx context.Context, method string, begun *captur
 // upload that is not known is 404 in the table of endpoints of the OCI
 // distribution specification 1.1, and "0--1" is no range.
 func (g *Registry) continueUpload(w http.ResponseWriter, r *http.Request, to route) error {
-	if !g.exists(to.repository) {
+	if !g.begun(to.repository) {
 		return errNoUpload
 	}
 	var answer captured

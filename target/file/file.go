@@ -26,6 +26,8 @@ type Config struct {
 	// may be a pattern as of [filepath.Match]: /home/*/.docker/config.json is
 	// a file in every folder of /home, made where it does not exist.
 	Paths []string
+	// Literal takes the paths as they are written: none is a pattern.
+	Literal bool
 	// Owner is given the files and folders that are made. Nil means the owner
 	// of the nearest folder that exists.
 	Owner *dockerconfig.Owner
@@ -45,6 +47,10 @@ func New(config Config) *Target { return &Target{config: config} }
 func (t *Target) Places(context.Context) ([]credential.Place, error) {
 	var places []credential.Place
 	for _, path := range t.config.Paths {
+		if t.config.Literal {
+			places = append(places, credential.Place(filepath.Clean(path)))
+			continue
+		}
 		paths, err := expand(path)
 		if err != nil {
 			return nil, err
