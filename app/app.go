@@ -75,7 +75,11 @@ func Open(folder string) (*Data, error) {
 // Look opens a data folder that another process may be using, for looking
 // only: whatever would change the state fails.
 func Look(folder string) (*Data, error) {
-	return open(folder, "", state.ReadOnly(folder))
+	instance, err := state.KnownInstance(folder)
+	if err != nil {
+		return nil, err
+	}
+	return open(folder, instance, state.ReadOnly(folder))
 }
 
 func open(folder, instance string, store state.Store) (*Data, error) {
@@ -159,7 +163,7 @@ func scratchRepository(patterns []string) string {
 func source(r config.Registry, data *Data, client http.RoundTripper) (source credential.Source, origin, terms string, err error) {
 	switch s := r.Source; {
 	case s.Static != nil:
-		return static.New(static.Config(*s.Static)), "static " + s.Static.Username, "", nil
+		return static.New(static.Config{Username: s.Static.Username, Password: s.Static.Password, Salt: data.Instance}), "static " + s.Static.Username, "", nil
 	case s.Gitea != nil:
 		source := gitea.New(gitea.Config{
 			URL: s.Gitea.URL, User: s.Gitea.User, Password: s.Gitea.Password, Transport: client, Now: time.Now,
@@ -177,7 +181,7 @@ func source(r config.Registry, data *Data, client http.RoundTripper) (source cre
 // target makes a target, and names its kind.
 func target(t config.Target) (target credential.Target, kind string, err error) {
 	if t.File != nil {
-		files := file.Config{Paths: t.File.Paths, Mode: t.File.Mode}
+		files := file.Config{Paths: t.File.Paths, Literal: t.File.Literal, Mode: t.File.Mode}
 		if t.File.UID >= 0 {
 			files.Owner = &dockerconfig.Owner{UID: t.File.UID, GID: t.File.GID}
 		}

@@ -152,7 +152,7 @@ var badInput = []struct {
 	// Where the document is.
 	{name: "no configuration", args: syncs, code: 8, text: "no configuration was found", hint: "run regkeeper up without one"},
 	{name: "named configuration is not there", args: []string{"sync", "--config", "nosuch.yaml"}, code: 8, text: "configuration nosuch.yaml does not exist", hint: "leave --config away"},
-	{name: "configuration is a folder", setup: func(b *box) { b.write("regkeeper.yaml/x", "") }, args: syncs, code: 10, text: "regkeeper.yaml: is a directory", hint: "remove the folder"},
+	{name: "configuration is a folder", setup: func(b *box) { b.write("regkeeper.yaml/x", "") }, args: syncs, code: 10, text: "regkeeper.yaml: is a directory", hint: "move the folder away"},
 	{name: "data folder is a file", config: good, setup: func(b *box) { b.write("data", "mine") }, args: []string{"sync", "--data", "data"}, code: 10, text: "data", hint: "a file stands where a folder is needed"},
 	{name: "data folder of up is a file", config: good, setup: func(b *box) { b.write("data", "mine") }, args: []string{"up", "--data", "data"}, code: 10, text: "data", hint: "a file stands where a folder is needed"},
 	{name: "data folder of status is a file", config: good, setup: func(b *box) { b.write("data", "mine") }, args: []string{"status", "--data", "data"}, code: 10, text: "not a directory", hint: "folder"},
@@ -162,7 +162,7 @@ var badInput = []struct {
 	{name: "secret variable is empty", config: good, setup: func(b *box) { b.Setenv("REGKEEPER_TEST_SECRET", "\n") }, args: syncs, code: 4, text: "environment variable REGKEEPER_TEST_SECRET is empty", hint: "put the secret there"},
 	{name: "secret variable has two lines", config: good, setup: func(b *box) { b.Setenv("REGKEEPER_TEST_SECRET", marker+"\n"+marker) }, args: syncs, code: 4, text: "has more than one line", hint: "on one line"},
 	{name: "secret file is not there", config: strings.Replace(good, "env: REGKEEPER_TEST_SECRET", "file: nosuch", 1), args: syncs, code: 10, text: "no such file", hint: "check the path"},
-	{name: "secret file is a folder", config: strings.Replace(good, "env: REGKEEPER_TEST_SECRET", "file: folder", 1), setup: func(b *box) { b.write("folder/x", "") }, args: syncs, code: 10, text: "is a directory", hint: "remove the folder"},
+	{name: "secret file is a folder", config: strings.Replace(good, "env: REGKEEPER_TEST_SECRET", "file: folder", 1), setup: func(b *box) { b.write("folder/x", "") }, args: syncs, code: 10, text: "is a directory", hint: "move the folder away"},
 	{name: "secret program fails", config: strings.Replace(good, "env: REGKEEPER_TEST_SECRET", "exec: [sh, -c, 'echo $SECRET; echo $SECRET >&2; exit 3']", 1), args: syncs, code: 4, text: "run secret program sh: exit code 3", hint: "run it by hand"},
 	{name: "secret program is not there", config: strings.Replace(good, "env: REGKEEPER_TEST_SECRET", "exec: [regkeeper-nosuch-program]", 1), args: syncs, code: 4, text: "run secret program regkeeper-nosuch-program", hint: "run it by hand"},
 	{name: "secret program prints nothing", config: strings.Replace(good, "env: REGKEEPER_TEST_SECRET", "exec: ['true']", 1), args: syncs, code: 4, text: "secret program true is empty", hint: "put the secret there"},

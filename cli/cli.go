@@ -78,7 +78,7 @@ func Command() *cobra.Command { return newRoot(&env{}) }
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "regkeeper",
-		Short: "Keeps runners, hosts and clusters logged in to a container registry",
+		Short: "Keeps CI runners and build hosts logged in to a container registry",
 		Long: `regkeeper mints registry logins, verifies them, delivers them to the places where
 clients look for them, rotates them, and revokes the old ones when no place
 holds them any more.

@@ -8,7 +8,6 @@ import (
 	"net/url"
 
 	"github.com/regkeeper/regkeeper/app"
-	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/daemon"
 	"github.com/regkeeper/regkeeper/keeper"
 	"github.com/regkeeper/regkeeper/problem"
@@ -31,10 +30,13 @@ func call(ctx context.Context, folder, method, path string) (*http.Response, err
 
 // order has the daemon make a pass. ok says whether there is one that took the
 // order.
-func order(ctx context.Context, folder string, rotate []credential.Host) (result keeper.Result, ok bool, err error) {
+func order(ctx context.Context, folder string, rotate keeper.Rotate) (result keeper.Result, ok bool, err error) {
 	query := url.Values{}
-	for _, host := range rotate {
+	for _, host := range rotate.Hosts {
 		query.Add("rotate", string(host))
+	}
+	if rotate.All {
+		query.Set("all", "")
 	}
 	response, err := call(ctx, folder, http.MethodPost, "/sync?"+query.Encode())
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/regkeeper/regkeeper/internal/testkit/leaveout"
 )
 
 // readOnlyFolder makes a folder read-only: by a mount where this user may, by
@@ -23,7 +25,7 @@ func readOnlyFolder(t *testing.T, folder string) (hint string) {
 		return "mounted read-only"
 	}
 	if os.Geteuid() == 0 {
-		t.Skipf("LEFT OUT: root may not mount here (%v), and permissions do not bind root", err)
+		leaveout.Out(t, "a read-only folder", "root may not mount here ("+err.Error()+"), and permissions do not bind root")
 	}
 	if err := os.Chmod(folder, 0o500); err != nil {
 		t.Fatal(err)
@@ -40,7 +42,7 @@ func smallDisk(t *testing.T, folder string) (fill func()) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("tmpfs", folder, "tmpfs", 0, "size=64k,mode=700"); err != nil {
-		t.Skipf("LEFT OUT: a small disk cannot be mounted here: %v", err)
+		leaveout.Out(t, "a small disk", "cannot mount here: "+err.Error())
 	}
 	t.Cleanup(func() { _ = unix.Unmount(folder, unix.MNT_DETACH) })
 	return func() {

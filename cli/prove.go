@@ -117,8 +117,10 @@ func (u *upRun) ok(format string, args ...any) {
 func (u *upRun) tell(result keeper.Result) {
 	for _, step := range result.Done {
 		switch step.Action {
-		case keeper.Mint, keeper.Verify:
+		case keeper.Mint:
 			u.ok("minted and verified the login %s", step.Credential)
+		case keeper.Verify:
+			u.ok("verified the login %s, which was minted before", step.Credential)
 		case keeper.Deliver:
 			u.ok("delivered it to %s", step.Place)
 		case keeper.Revoke:
@@ -177,8 +179,11 @@ func refused(ctx context.Context, image name.Reference, login authn.Authenticato
 // pushImage builds a small image and pushes it, unless it is there. It uses a
 // token of its own that is gone afterwards.
 func (u *upRun) pushImage(ctx context.Context, image name.Reference) (pushed bool, err error) {
+	if err := u.clearPushTokens(ctx); err != nil {
+		return false, err
+	}
 	token, secret, err := u.data.Tokens.Create(ctx, builtin.TokenRequest{
-		User: "regkeeper", Name: "up-" + strings.ToLower(rand.Text()[:8]),
+		User: "regkeeper", Name: pushTokenPrefix + strings.ToLower(rand.Text()[:8]),
 		Scopes:       credential.ScopesOf(credential.Pull, credential.Push),
 		Repositories: []string{demoRepository}, Expires: time.Now().Add(demoTokenLife),
 	})
@@ -202,6 +207,27 @@ func (u *upRun) pushImage(ctx context.Context, image name.Reference) (pushed boo
 		return false, fmt.Errorf("push %s: %w", image, err)
 	}
 	return true, nil
+}
+
+// pushTokenPrefix begins the names of the tokens that up pushes its image with.
+const pushTokenPrefix = "up-"
+
+// clearPushTokens revokes those that a killed up left behind, once they have
+// expired.
+func (u *upRun) clearPushTokens(ctx context.Context) error {
+	tokens, err := u.data.Tokens.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range tokens {
+		ours := strings.HasPrefix(t.Name, pushTokenPrefix) && slices.Equal(t.Repositories, []string{demoRepository})
+		if ours && !t.Expires.IsZero() && t.Expires.Before(time.Now()) {
+			if err := u.data.Tokens.Revoke(ctx, t.ID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // demoImage is an image with one text file in it.

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/prometheus/common/model"
@@ -72,8 +73,9 @@ stored as a hash. The token works at once, also in a running daemon.`,
 				return e.printJSON(createdToken{Token: token, Secret: secret.Reveal()})
 			}
 			e.printf("%s\n", secret.Reveal())
-			e.printf("\nIt is shown this once. Log in with:\n  docker login REGISTRY --username %s --password-stdin\n", token.User)
-			return nil
+			// To standard error, so that the token can be taken by a script.
+			_, err = fmt.Fprintf(e.Err, "It is shown this once. Log in with:\n  docker login REGISTRY --username %s --password-stdin\n", token.User)
+			return err
 		},
 	}
 	flags := c.Flags()

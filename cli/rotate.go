@@ -3,9 +3,8 @@ package cli
 import (
 	"github.com/spf13/cobra"
 
-	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/credential"
-	"github.com/regkeeper/regkeeper/problem"
+	"github.com/regkeeper/regkeeper/keeper"
 )
 
 func newRotate(e *env) *cobra.Command {
@@ -25,18 +24,7 @@ overlap has passed: by the daemon, or by a later sync.`,
 				}
 				hosts = append(hosts, host)
 			}
-			if len(hosts) == 0 {
-				cfg, _, err := e.loadOrDefault()
-				if err != nil {
-					return err
-				}
-				for _, r := range cfg.Registries {
-					if r.Source.Static == nil {
-						hosts = append(hosts, r.Host)
-					}
-				}
-			}
-			return e.sync(c.Context(), hosts)
+			return e.sync(c.Context(), keeper.Rotate{All: len(hosts) == 0, Hosts: hosts})
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			cfg, _, err := e.loadOrDefault()
@@ -50,19 +38,4 @@ overlap has passed: by the daemon, or by a later sync.`,
 			return words, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-}
-
-// kept says whether a registry is kept and its login can be replaced.
-func kept(c config.Config, host credential.Host) error {
-	for _, r := range c.Registries {
-		if r.Host != host {
-			continue
-		}
-		if r.Source.Static != nil {
-			return problem.New(problem.Usage, "change the secret where it is kept; it is delivered at the next pass",
-				"the login for %s is static: regkeeper does not make it", host)
-		}
-		return nil
-	}
-	return problem.New(problem.NotFound, "regkeeper status lists the registries", "registry %s is not in the configuration", host)
 }

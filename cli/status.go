@@ -3,12 +3,15 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/regkeeper/regkeeper/app"
 	"github.com/regkeeper/regkeeper/keeper"
+	"github.com/regkeeper/regkeeper/problem"
 )
 
 func newStatus(e *env) *cobra.Command {
@@ -20,34 +23,70 @@ a running daemon where there is one. It changes nothing and asks no registry.`,
 		Example: example("regkeeper status", "regkeeper status -o json | jq .ready"),
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			status, err := e.status(c.Context())
+			status, live, err := e.status(c.Context())
 			if err != nil {
 				return err
 			}
 			if e.json() {
 				return e.printJSON(status)
 			}
-			return e.printStatus(status)
+			return e.printStatus(status, live)
 		},
 	}
 }
 
-func (e *env) status(ctx context.Context) (keeper.Status, error) {
+// answerTime is how long the daemon may take to say how things stand: it reads
+// places, and asks nobody.
+const answerTime = 10 * time.Second
+
+// status asks the daemon that has the data folder, or looks. live says whether
+// a daemon answered.
+func (e *env) status(ctx context.Context) (status keeper.Status, live bool, err error) {
+	_, folder, err := e.locate()
+	if err != nil {
+		return status, false, err
+	}
+	status, err = e.ask(ctx, folder)
+	if err == nil {
+		return status, true, nil
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		e.warn([]string{"the daemon does not answer; this is what its journal and the targets say"})
+	}
+	starting := errors.Is(err, errStarting)
 	cfg, folder, err := e.loadOrDefault()
 	if err != nil {
-		return keeper.Status{}, err
+		return status, false, err
 	}
-	if response, err := call(ctx, folder, http.MethodGet, "/status"); err == nil {
-		defer func() { _ = response.Body.Close() }()
-		var status keeper.Status
-		if response.StatusCode == http.StatusOK && json.NewDecoder(response.Body).Decode(&status) == nil {
-			return status, nil
-		}
-	}
-	return app.Status(ctx, cfg, folder)
+	status, err = app.Status(ctx, cfg, folder)
+	// What is proven at a start is replaced before it ends.
+	status.Ready = status.Ready && !starting
+	return status, false, err
 }
 
-func (e *env) printStatus(status keeper.Status) error {
+// errStarting says that the daemon is not at work yet.
+var errStarting = errors.New("the daemon is starting")
+
+// ask has the daemon say how things stand.
+func (e *env) ask(ctx context.Context, folder string) (status keeper.Status, err error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	response, err := call(ctx, folder, http.MethodGet, "/status")
+	if err != nil {
+		return status, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	switch response.StatusCode {
+	case http.StatusOK:
+	case problem.Busy.HTTPStatus():
+		return status, errStarting
+	default:
+		return status, errors.New(response.Status)
+	}
+	return status, json.NewDecoder(response.Body).Decode(&status)
+}
+
+func (e *env) printStatus(status keeper.Status, live bool) error {
 	var rows [][]string
 	for _, r := range status.Registries {
 		rows = append(rows, []string{
@@ -77,10 +116,18 @@ func (e *env) printStatus(status keeper.Status) error {
 	for _, t := range status.Targets {
 		e.trouble("target "+t.Name+" "+t.Path, t.Problem, t.Hint)
 	}
-	if status.Ready {
-		e.printf("\nready: every target holds a login that its registry accepts\n")
-	} else {
+	for _, r := range status.Registries {
+		if r.Unverified {
+			e.printf("\nregistry %s: verify is off: nobody has tried its login\n", r.Host)
+		}
+	}
+	switch {
+	case !status.Ready:
 		e.printf("\nnot ready\n")
+	case live:
+		e.printf("\nready: every target holds the login in force\n")
+	default:
+		e.printf("\nready when last looked at: every target holds the login in force; no daemon runs, and no registry was asked\n")
 	}
 	return nil
 }

@@ -2,11 +2,11 @@ package cli
 
 import (
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/regkeeper/regkeeper/app"
-	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/keeper"
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -20,29 +20,28 @@ daemon has the data folder, sync has it make the pass.`,
 		Example: example("regkeeper sync", "regkeeper sync --config /etc/regkeeper/regkeeper.yaml -o json"),
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return e.sync(c.Context(), nil)
+			return e.sync(c.Context(), keeper.Rotate{})
 		},
 	}
 }
 
-// sync makes a pass, here or in the daemon that has the data folder.
-func (e *env) sync(ctx context.Context, rotate []credential.Host) error {
+// sync makes a pass: in the daemon that has the data folder, or here. The
+// daemon is asked first, since it may be at work by a configuration that was
+// changed for the worse since.
+func (e *env) sync(ctx context.Context, rotate keeper.Rotate) error {
+	_, folder, err := e.locate()
+	if err != nil {
+		return err
+	}
+	if result, ok, err := order(ctx, folder, rotate); ok {
+		return e.printResult(result, err)
+	}
 	c, folder, err := e.loadOrDefault()
 	if err != nil {
 		return err
 	}
 	e.warn(c.Warnings)
-	for _, host := range rotate {
-		if err := kept(c, host); err != nil {
-			return err
-		}
-	}
 	data, err := app.Open(folder)
-	if problem.KindOf(err) == problem.Busy {
-		if result, ok, orderErr := order(ctx, folder, rotate); ok {
-			return e.printResult(result, orderErr)
-		}
-	}
 	if err != nil {
 		return err
 	}
@@ -52,8 +51,16 @@ func (e *env) sync(ctx context.Context, rotate []credential.Host) error {
 	if err != nil {
 		return err
 	}
-	result, err := k.Sync(ctx, keeper.Options{Rotate: rotate, Impatient: true})
+	hosts, err := k.Hosts(rotate)
+	if err != nil {
+		return err
+	}
+	result, err := k.Sync(ctx, keeper.Options{Rotate: hosts, Impatient: true})
 	bar.done()
+	if c.Embedded != nil && problem.KindOf(err) == problem.Unreachable {
+		err = problem.Wrap(err, problem.Unreachable,
+			"the embedded registry is served by regkeeper up: start that, then try again", "no daemon runs")
+	}
 	return e.printResult(result, err)
 }
 
@@ -74,7 +81,10 @@ func (e *env) printResult(result keeper.Result, err error) error {
 		e.printf("done    %s\n", step)
 	}
 	for _, failure := range result.Failed {
-		e.printf("failed  %s: %s\n", failure.Step, failure.Problem)
+		e.printf("failed  %s: %s\n", failure.Step, strings.ReplaceAll(failure.Problem, "\n", "\n        "))
+		if failure.Hint != "" {
+			e.printf("        hint: %s\n", failure.Hint)
+		}
 	}
 	for _, step := range result.Plan.Steps {
 		if step.Action == keeper.Wait || !step.Until.IsZero() && step.Action == keeper.Keep {

@@ -346,14 +346,14 @@ serve:
 `
 
 func defaultConfig(folder, address string) config.Config {
-	// The folder is meant as it is written, also where it looks like a pattern.
-	literal := strings.NewReplacer("*", `\*`, "?", `\?`, "[", `\[`, `\`, `\\`).Replace(folder)
-	text := fmt.Sprintf(defaults, address, filepath.Join(literal, "docker", "config.json"))
+	text := fmt.Sprintf(defaults, address, filepath.Join(folder, "docker", "config.json"))
 	c, err := config.Parse("the built-in defaults", folder, []byte(text))
 	if err != nil {
 		// The text is part of the program; a test parses it.
 		panic(err)
 	}
+	// The folder is meant as it is written, also where it looks like a pattern.
+	c.Targets[0].File.Literal = true
 	return c
 }
 

@@ -98,6 +98,8 @@ type Target struct {
 // File are config.json files on this machine.
 type File struct {
 	Paths []string
+	// Literal says that the paths hold no patterns, whatever they look like.
+	Literal bool
 	// UID and GID own what is made; both -1 to follow the folder.
 	UID, GID int
 	// Mode is zero for 0600.

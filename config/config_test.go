@@ -356,6 +356,9 @@ func TestFind(t *testing.T) {
 	if path, data, err := config.Find(""); err != nil || path != config.FileName || data != "regkeeper-data" {
 		t.Errorf("with this folder's there: %q, %q, %v", path, data, err)
 	}
+	if path, data, err := config.Find(users); err != nil || path != users || data != filepath.Join(home, ".local/state/regkeeper") {
+		t.Errorf("with the user's named: %q, %q, %v", path, data, err)
+	}
 	if path, _, err := config.Find("nosuch"); err != nil || path != "nosuch" {
 		t.Errorf("with one named: %q, %v", path, err)
 	}

@@ -18,12 +18,9 @@ var ErrNone = errors.New("no configuration")
 
 // Find is the document to use: the one named, or else the first that exists of
 // this folder's, the user's and the system's. The data folder is the one that
-// goes with its place. ErrNone is returned if none was named and none exists.
+// goes with its place, also if that is where the named one is. ErrNone is returned if none was named and none exists.
 func Find(named string) (path, data string, err error) {
 	here := candidate{FileName, "regkeeper-data"}
-	if named != "" {
-		return named, here.data, nil
-	}
 	places := []candidate{here}
 	if folder, err := os.UserConfigDir(); err == nil {
 		if home, err := os.UserHomeDir(); err == nil {
@@ -33,6 +30,14 @@ func Find(named string) (path, data string, err error) {
 		}
 	}
 	places = append(places, candidate{"/etc/regkeeper/" + FileName, "/var/lib/regkeeper"})
+	if named != "" {
+		for _, place := range places {
+			if same(named, place.path) {
+				return named, place.data, nil
+			}
+		}
+		return named, here.data, nil
+	}
 	for _, place := range places {
 		if _, err := os.Stat(place.path); err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return place.path, place.data, nil
@@ -42,6 +47,12 @@ func Find(named string) (path, data string, err error) {
 }
 
 type candidate struct{ path, data string }
+
+func same(a, b string) bool {
+	a, aErr := filepath.Abs(a)
+	b, bErr := filepath.Abs(b)
+	return aErr == nil && bErr == nil && a == b
+}
 
 // Load reads the document at a path.
 func Load(path string) (Config, error) {

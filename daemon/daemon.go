@@ -10,7 +10,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -225,19 +224,17 @@ func (d *Daemon) pass(ctx context.Context, options keeper.Options) (keeper.Resul
 	return result, err
 }
 
-// Sync makes a pass now, whatever failed before.
-func (d *Daemon) Sync(ctx context.Context, rotate ...credential.Host) (keeper.Result, error) {
+// Sync makes a pass now, whatever failed before, and rotates what is asked for.
+func (d *Daemon) Sync(ctx context.Context, rotate keeper.Rotate) (keeper.Result, error) {
 	s := d.current()
 	if s.Keeper == nil {
 		return keeper.Result{}, errStarting()
 	}
-	known := s.Keeper.Registries()
-	for _, host := range rotate {
-		if !slices.Contains(known, host) {
-			return keeper.Result{}, problem.New(problem.NotFound, "regkeeper status lists the registries", "registry %s is not kept", host)
-		}
+	hosts, err := s.Keeper.Hosts(rotate)
+	if err != nil {
+		return keeper.Result{}, err
 	}
-	result, err := d.pass(ctx, keeper.Options{Rotate: rotate, Impatient: true})
+	result, err := d.pass(ctx, keeper.Options{Rotate: hosts, Impatient: true})
 	// What is due next may have changed.
 	notify(d.wake)
 	return result, err

@@ -316,7 +316,7 @@ func TestOwnWritesDoNotLoop(t *testing.T) {
 	w.start()
 	w.eventually("ready", w.ready)
 	before := w.passes()
-	if _, err := w.d.Sync(t.Context(), host); err != nil {
+	if _, err := w.d.Sync(t.Context(), keeper.Rotate{Hosts: []credential.Host{host}}); err != nil {
 		t.Fatal(err)
 	}
 	time.Sleep(time.Second) // nothing is waited for: what must not happen is counted
@@ -511,7 +511,7 @@ func TestHealth(t *testing.T) {
 		status, got = w.conditions("/readyz")
 		return status == http.StatusServiceUnavailable && !got.OK && len(got.Conditions) == 3
 	})
-	if c := got.Conditions[2]; c.OK || !strings.Contains(c.Text, "is a directory") || !strings.Contains(c.Hint, "remove the folder") {
+	if c := got.Conditions[2]; c.OK || !strings.Contains(c.Text, "is a directory") || !strings.Contains(c.Hint, "bind mount whose source is missing") {
 		t.Errorf("the target's condition is %+v", c)
 	}
 	if c := got.Conditions[0]; c.OK || c.Text == "" {

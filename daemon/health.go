@@ -125,7 +125,7 @@ type Outcome struct {
 }
 
 // Control serves the orders that the command line gives a running daemon: GET
-// /status, and POST /sync with any number of rotate=HOST. It belongs on a
+// /status, and POST /sync with any number of rotate=HOST, or all for all. It belongs on a
 // socket that only the daemon's user can open.
 func (d *Daemon) Control() http.Handler {
 	mux := http.NewServeMux()
@@ -138,11 +138,12 @@ func (d *Daemon) Control() http.Handler {
 		writeJSON(w, http.StatusOK, status)
 	})
 	mux.HandleFunc("POST /sync", func(w http.ResponseWriter, r *http.Request) {
-		var hosts []credential.Host
-		for _, text := range r.URL.Query()["rotate"] {
-			hosts = append(hosts, credential.Host(text))
+		query := r.URL.Query()
+		rotate := keeper.Rotate{All: query.Has("all")}
+		for _, text := range query["rotate"] {
+			rotate.Hosts = append(rotate.Hosts, credential.Host(text))
 		}
-		result, err := d.Sync(r.Context(), hosts...)
+		result, err := d.Sync(r.Context(), rotate)
 		status := http.StatusOK
 		if err != nil {
 			status = problem.KindOf(err).HTTPStatus()

@@ -31,13 +31,13 @@ func NewMetrics(version string) *Metrics {
 	}
 	m := &Metrics{
 		registry:      prometheus.NewRegistry(),
-		ready:         gauge("credential_ready_status", "Whether the registry's login is in force and verified (1) or not (0).", "registry"),
+		ready:         gauge("credential_ready_status", "Whether a login is in force and, unless verify is off, accepted (1) or not (0).", "registry"),
 		expiration:    gauge("credential_expiration_timestamp_seconds", "When the login in force ends by itself; 0 for never.", "registry"),
 		renewal:       gauge("credential_renewal_timestamp_seconds", "When the login in force is due to be replaced; 0 for never.", "registry"),
 		placeReady:    gauge("place_ready_status", "Whether the place holds the logins in force (1) or not (0).", "target", "place"),
 		steps:         counter("step_total", "Steps taken, by action and result.", "action", "registry", "result"),
 		deliveries:    counter("delivery_total", "Deliveries to places, by result.", "target", "result"),
-		verifications: counter("verify_total", "Logins tried at their registry before they were put in force, by result.", "registry", "result"),
+		verifications: counter("verify_total", "Attempts to get a login verified and put in force, by result.", "registry", "result"),
 		passes: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "regkeeper", Name: "sync_duration_seconds", Help: "How long passes took, by result.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 4, 8),

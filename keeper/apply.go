@@ -353,6 +353,9 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 			}
 			if gctx.Err() == nil {
 				k.settle(placeKey(view.Target, view.Place), err)
+				if view.Err != nil {
+					k.unread(placeKey(view.Target, view.Place))
+				}
 			}
 			for _, step := range todo {
 				ledger.add(step, began, err)

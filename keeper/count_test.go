@@ -291,6 +291,29 @@ func TestBackOffGrows(t *testing.T) {
 	}
 }
 
+// TestRepairedPlace sees that a place which could not be read is served as soon
+// as it can be, however long it was left alone for.
+func TestRepairedPlace(t *testing.T) {
+	w := newWorld()
+	w.targets["hosts"].FailBefore(fake.Held, -1)
+	for range 12 {
+		if _, err := w.sync(); err == nil {
+			t.Fatal("the pass did not fail")
+		}
+		w.clock.Advance(w.keeper.Next().Sub(w.clock.Now()))
+	}
+	if _, err := w.sync(); err == nil {
+		t.Fatal("the pass did not fail")
+	}
+	w.heal()
+	if _, err := w.sync(); err != nil {
+		t.Fatal(err)
+	}
+	if why := w.unsettled(); why != "" {
+		t.Error(why)
+	}
+}
+
 // TestRefusedAfterVerification has a registry that refuses what it accepted when
 // it was verified: logins are minted less and less often, not in every pass.
 func TestRefusedAfterVerification(t *testing.T) {

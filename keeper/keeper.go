@@ -105,6 +105,9 @@ type finding struct {
 type retry struct {
 	backoff backoff.ExponentialBackOff
 	at      time.Time
+	// unread says that a place could not be read when it failed: the failure is
+	// over when it can.
+	unread bool
 }
 
 const (
@@ -173,6 +176,11 @@ func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
 	defer k.running.Unlock()
 	if err := k.load(ctx); err != nil {
 		return Result{}, err
+	}
+	if holder, ok := k.config.Store.(state.Holder); ok {
+		if err := holder.Held(ctx); err != nil {
+			return Result{}, err
+		}
 	}
 	if options.Impatient || len(options.Rotate) > 0 {
 		k.forgive()
@@ -264,6 +272,46 @@ func (k *Keeper) soonest(plan Plan) time.Time {
 	return next
 }
 
+// Rotate is what is to be rotated: the hosts, or all whose logins regkeeper
+// makes.
+type Rotate struct {
+	All   bool
+	Hosts []credential.Host
+}
+
+// Hosts lists what an order to rotate comes to. The error is a problem of kind
+// NotFound for a registry that is not kept, and of kind Usage for a login that
+// regkeeper does not make.
+func (k *Keeper) Hosts(rotate Rotate) ([]credential.Host, error) {
+	mints := func(r Registry) bool {
+		_, ok := r.Source.(credential.Minter)
+		return ok
+	}
+	hosts := slices.Clone(rotate.Hosts)
+	for _, host := range hosts {
+		i := slices.IndexFunc(k.config.Registries, func(r Registry) bool { return r.Host == host })
+		if i < 0 {
+			return nil, problem.New(problem.NotFound, "regkeeper status lists the registries", "registry %s is not in the configuration", host)
+		}
+		if !mints(k.config.Registries[i]) {
+			return nil, problem.New(problem.Usage, "change the secret where it is kept; it is delivered at the next pass",
+				"the login for %s is static: regkeeper does not make it", host)
+		}
+	}
+	if rotate.All {
+		for _, r := range k.config.Registries {
+			if mints(r) {
+				hosts = append(hosts, r.Host)
+			}
+		}
+		if len(hosts) == 0 {
+			return nil, problem.New(problem.Usage, "change the secrets where they are kept; they are delivered at the next pass",
+				"there is no login that regkeeper makes")
+		}
+	}
+	return hosts, nil
+}
+
 // Registries lists the hosts that are kept.
 func (k *Keeper) Registries() []credential.Host {
 	hosts := make([]credential.Host, len(k.config.Registries))
@@ -341,6 +389,24 @@ func (k *Keeper) settle(key string, err error) {
 		k.retries[key] = r
 	}
 	r.at = k.config.Now().Add(r.backoff.NextBackOff())
+}
+
+// unread notes that a place that failed could not be read, and readable that it
+// can: what failed for not being readable is then tried at once.
+func (k *Keeper) unread(key string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r, ok := k.retries[key]; ok {
+		r.unread = true
+	}
+}
+
+func (k *Keeper) readable(key string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r, ok := k.retries[key]; ok && r.unread {
+		delete(k.retries, key)
+	}
 }
 
 func (k *Keeper) forgive() {

@@ -120,7 +120,12 @@ func (k *Keeper) readPlaces(ctx context.Context) []PlaceView {
 			continue
 		}
 		group.Go(func() error {
-			views[i].Held, views[i].Err = targets[i].Held(ctx, views[i].Place, views[i].Hosts)
+			view := &views[i]
+			view.Held, view.Err = targets[i].Held(ctx, view.Place, view.Hosts)
+			if view.Err == nil {
+				k.readable(placeKey(view.Target, view.Place))
+				view.Retry = k.retryAt(placeKey(view.Target, view.Place))
+			}
 			return nil
 		})
 	}

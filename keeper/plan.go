@@ -277,6 +277,9 @@ func decideLogin(view View, now time.Time) Step {
 		case errors.Is(view.Check, credential.ErrRefused):
 			return do(Keep, "refused by the registry, and its source has no other: %v", view.Check)
 		}
+		if view.Check != nil {
+			return do(Keep, "the login in force is the one at its source; whether it is accepted is not known: %v", view.Check)
+		}
 		return do(Keep, "the login in force is the one at its source")
 	}
 	if next != nil && view.wants(next) {
@@ -304,10 +307,14 @@ func decideLogin(view View, now time.Time) Step {
 		return do(Mint, "due since %s", due.UTC().Format(time.RFC3339))
 	}
 	step.Until = due
-	if due.IsZero() {
-		return do(Keep, "in force; no rotation is scheduled")
+	silence := ""
+	if view.Check != nil {
+		silence = "; whether it is accepted is not known: " + view.Check.Error()
 	}
-	return do(Keep, "in force until its rotation")
+	if due.IsZero() {
+		return do(Keep, "in force; no rotation is scheduled%s", silence)
+	}
+	return do(Keep, "in force until its rotation%s", silence)
 }
 
 // decidePlace decides about one registry's login in one place.

@@ -3,6 +3,7 @@ package keeper
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/regkeeper/regkeeper/credential"
@@ -45,6 +46,8 @@ type RegistryStatus struct {
 	// NextRotation is null if none is scheduled.
 	NextRotation *time.Time `json:"nextRotation"`
 	Phase        Phase      `json:"phase"`
+	// Unverified says that verification is off: nobody has tried the login.
+	Unverified bool `json:"unverified,omitempty"`
 	// Retired are the replaced logins that are accepted still.
 	Retired []RetiredStatus `json:"retired,omitempty"`
 	Problem string          `json:"problem,omitempty"`
@@ -99,11 +102,20 @@ func (k *Keeper) report(obs Observation) Status {
 		status.Ready = status.Ready && row.Phase == OK
 		status.Targets = append(status.Targets, row)
 	}
+	for _, target := range k.config.Targets {
+		if !slices.ContainsFunc(obs.Places, func(p PlaceView) bool { return p.Target == target.Name }) {
+			status.Ready = false
+			status.Targets = append(status.Targets, PlaceStatus{
+				Name: target.Name, Kind: target.Kind, Phase: Pending,
+				Problem: "the target has no place", Hint: "nothing matches its pattern yet; check the path",
+			})
+		}
+	}
 	return status
 }
 
 func (k *Keeper) registryStatus(view View, obs Observation) RegistryStatus {
-	row := RegistryStatus{Host: view.Host, Scopes: view.Scopes, Probe: view.Journal.Proof.Image, Phase: Pending}
+	row := RegistryStatus{Host: view.Host, Scopes: view.Scopes, Unverified: k.registry(view.Host).Unverified, Probe: view.Journal.Proof.Image, Phase: Pending}
 	if current := view.Journal.Current; current != nil {
 		row.Credential, row.Scopes = current.ID, current.Scopes
 		row.Issued, row.Expires = moment(current.Issued), moment(current.Expires)

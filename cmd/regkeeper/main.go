@@ -1,4 +1,4 @@
-// Command regkeeper keeps runners, hosts and clusters logged in to a container
+// Command regkeeper keeps CI runners and build hosts logged in to a container
 // registry.
 package main
 
