@@ -58,33 +58,53 @@ const slow = time.Second
 // from the first second on; elsewhere nothing, since the result is printed as
 // plain lines.
 type progress struct {
-	mu    sync.Mutex
-	bar   *progressbar.ProgressBar
-	began time.Time
 	out   io.Writer
+	timer *time.Timer
+
+	mu    sync.Mutex // guards what follows
+	bar   *progressbar.ProgressBar
+	what  string
+	steps int
+	over  bool
 }
 
 func (e *env) progress() *progress {
-	return &progress{began: time.Now(), out: e.Err}
+	p := &progress{out: e.Err, what: "looking"}
+	if onTerminal(e.Err) {
+		p.timer = time.AfterFunc(slow, p.show)
+	}
+	return p
+}
+
+func (p *progress) show() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return
+	}
+	p.bar = progressbar.NewOptions(-1, progressbar.OptionSetWriter(p.out), progressbar.OptionSetDescription(p.what),
+		progressbar.OptionShowCount(), progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))
+	_ = p.bar.Add(p.steps)
 }
 
 func (p *progress) step(event keeper.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !onTerminal(p.out) || time.Since(p.began) < slow {
-		return
+	p.steps++
+	p.what = fmt.Sprintf("%s %s", event.Step.Action, event.Step.Host)
+	if p.bar != nil {
+		p.bar.Describe(p.what)
+		_ = p.bar.Add(1)
 	}
-	if p.bar == nil {
-		p.bar = progressbar.NewOptions(-1, progressbar.OptionSetWriter(p.out), progressbar.OptionShowCount(),
-			progressbar.OptionClearOnFinish(), progressbar.OptionThrottle(100*time.Millisecond))
-	}
-	p.bar.Describe(fmt.Sprintf("%s %s", event.Step.Action, event.Step.Host))
-	_ = p.bar.Add(1)
 }
 
 func (p *progress) done() {
+	if p.timer != nil {
+		p.timer.Stop()
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.over = true
 	if p.bar != nil {
 		_ = p.bar.Finish()
 	}

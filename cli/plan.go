@@ -32,7 +32,9 @@ It exits with 2 when there is something to change.`,
 			if err != nil {
 				return err
 			}
+			bar := e.progress()
 			plan, err := k.Plan(c.Context(), keeper.Options{})
+			bar.done()
 			if err != nil {
 				return err
 			}
