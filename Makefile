@@ -1,6 +1,6 @@
 # Two commands matter: `go run ./cmd/regkeeper up`, and `make test`.
 
-.PHONY: test quick lint bench build
+.PHONY: test quick lint fuzz bench build
 
 test: ## Everything that must pass, installing and building what it needs.
 	@scripts/test.sh
@@ -11,6 +11,9 @@ quick: ## The quick loop: no network, no root, under two minutes.
 lint: ## The linter alone.
 	go build -C tools -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	bin/golangci-lint run ./...
+
+fuzz: ## Look for inputs that break a parser; never ends the same twice, so not in test.
+	@scripts/fuzz.sh
 
 bench: ## The benchmarks, ready for benchstat.
 	go test -run '^$$' -bench . -count 6 ./internal/benchmarks

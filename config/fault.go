@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -185,7 +186,12 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 			if near := nearest(key, known); near != "" {
 				hint = fmt.Sprintf("did you mean %q? Known are: %s", near, strings.Join(known, ", "))
 			}
-			f.addKey(hint, append(at[:len(at):len(at)], key), "unknown key %q", key)
+			where := append(at[:len(at):len(at)], key)
+			if f.doubtful(where) {
+				f.addKey(hint, where, "unknown key, not shown since it may be a secret")
+				continue
+			}
+			f.addKey(hint, where, "unknown key %q", key)
 		}
 	case *kind.Type:
 		if last == "password" {
@@ -451,7 +457,7 @@ func (f *faults) excerpt(line int) string {
 func redact(line string, open bool) (text string, stillOpen bool) {
 	indent := len(line) - len(strings.TrimLeft(line, " \t"))
 	at := keyForm.FindStringSubmatchIndex(line)
-	if !open && line[indent:] != "" && (at == nil || at[0] > indent) {
+	if !open && line[indent:] != "" && (at == nil || at[0] > indent || !familiar(line[at[2]:at[3]])) {
 		return line[:indent] + redacted, false
 	}
 	for from := 0; ; at = keyForm.FindStringSubmatchIndex(line[from:]) {
@@ -471,6 +477,26 @@ func redact(line string, open bool) (text string, stillOpen bool) {
 			return line[:from] + " " + redacted, false
 		}
 	}
+}
+
+// familiar says whether a key is one of the schema's, or a slip of one.
+func familiar(key string) bool {
+	return key == "password" || key == "key" || shown()[key] || nearest(key, slices.Collect(maps.Keys(shown()))) != ""
+}
+
+// doubtful says whether a key may be a secret that slipped out of its place: it
+// stands behind a key of someone's own that has nothing behind it.
+func (f *faults) doubtful(at []string) bool {
+	_, key := locate(f.root, at)
+	if key == nil || familiar(at[len(at)-1]) {
+		return false
+	}
+	lines := strings.Split(string(f.text), "\n")
+	open := true
+	for _, line := range lines[:min(len(lines), key.GetToken().Position.Line-1)] {
+		_, open = redact(strings.TrimRight(line, "\r "), open)
+	}
+	return !open
 }
 
 // err is all faults as one problem; nil if there are none.

@@ -60,14 +60,6 @@ cross_build() {
 	done
 }
 
-fuzz() {
-	local file name package
-	while IFS=: read -r file name; do
-		package=./$(dirname "$file")
-		go test "$package" -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-5s}" || return
-	done < <(grep -rhoH --include='*_test.go' -E '^func Fuzz[A-Za-z0-9_]+' --exclude-dir=e2e . | sed -E 's|^\./||; s|:func |:|')
-}
-
 tidy() { go mod tidy -diff && go -C e2e mod tidy -diff; }
 
 # Compiling the peers ahead fills Go's build cache; the tests then only link.
@@ -103,7 +95,6 @@ part "vet end-to-end" go -C e2e vet ./...
 part "tidy" tidy
 part "lint" lint
 part "unit and integration, race" unit
-part "fuzz, briefly" fuzz
 part "benchmarks run" go test -run '^$' -bench . -benchtime 1x ./...
 if [ "$(uname)" = Linux ]; then
 	part "compile the peers" wait "$peers_pid"
