@@ -148,12 +148,17 @@ func (f *faults) addYAML(err error) {
 	fault := Fault{Text: "this is no YAML", Hint: "look at the indentation, quotes and colons there"}
 	var detail yaml.Error
 	if errors.As(err, &detail) {
-		fault.Text = detail.GetMessage()
 		if token := detail.GetToken(); token != nil {
 			fault.Line, fault.Column = token.Position.Line, token.Position.Column
 		}
+		fault.Excerpt = f.excerpt(fault.Line)
+		fault.Text = quotation.ReplaceAllStringFunc(detail.GetMessage(), func(quote string) string {
+			if inner := quote[1 : len(quote)-1]; familiar(inner) || strings.Contains(fault.Excerpt, inner) {
+				return quote
+			}
+			return redacted
+		})
 	}
-	fault.Excerpt = f.excerpt(fault.Line)
 	f.list = append(f.list, fault)
 }
 
@@ -328,6 +333,9 @@ func (f *faults) addAt(node ast.Node, hint string, at []string, format string, a
 		fault.Line, fault.Column = position.Line, position.Column
 	}
 	fault.Excerpt = f.excerpt(fault.Line)
+	if fault.Line > 0 {
+		fault.Text = discreet(fault.Text, fault.Excerpt)
+	}
 	// One mistake can be a fault of shape and of meaning; the first says it.
 	if f.shaped && slices.ContainsFunc(f.list, func(g Fault) bool { return g.Line == fault.Line && g.Column == fault.Column }) {
 		return
@@ -436,6 +444,24 @@ var shown = sync.OnceValue(func() map[string]bool {
 	return keys
 })
 
+// quoted matches what a fault's text quotes, by %q.
+var quoted = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
+// discreet takes out of a text what it quotes of the document and the excerpt
+// does not show.
+func discreet(text, excerpt string) string {
+	return quoted.ReplaceAllStringFunc(text, func(quote string) string {
+		value, err := strconv.Unquote(quote)
+		if err == nil && (familiar(value) || strings.Contains(excerpt, value)) {
+			return quote
+		}
+		return redacted
+	})
+}
+
+// quotation matches what a message of the YAML parser quotes of the document.
+var quotation = regexp.MustCompile("[\"'`].*[\"'`]")
+
 // excerpt is a line of the document, with what may be a secret taken out. The
 // document may be no YAML at all, so that this goes by the line's looks: a
 // value is shown behind a key of the schema's, and a line without a key is
@@ -445,36 +471,43 @@ func (f *faults) excerpt(line int) string {
 	if line < 1 || line > len(lines) {
 		return ""
 	}
-	text, open := "", true
+	text, closed := "", open
 	for _, l := range lines[:line] {
-		text, open = redact(strings.TrimRight(l, "\r "), open)
+		text, closed = redact(strings.TrimRight(l, "\r "), closed)
 	}
 	return userinfo.ReplaceAllString(text, "://"+redacted+"@")
 }
 
-// redact takes out of a line what may be a secret. open says whether what
-// stands before the first key may be shown, and whether the next line's may.
-func redact(line string, open bool) (text string, stillOpen bool) {
+// open says that no key before a line has a value that is not shown.
+const open = -1
+
+// redact takes out of a line what may be a secret. closed is the indentation of
+// the last key whose value is not shown, or open: what follows may be its value,
+// also by a slip, until a key that stands less deep.
+func redact(line string, closed int) (text string, stillClosed int) {
 	indent := len(line) - len(strings.TrimLeft(line, " \t"))
 	at := keyForm.FindStringSubmatchIndex(line)
-	if !open && line[indent:] != "" && (at == nil || at[0] > indent || !familiar(line[at[2]:at[3]])) {
-		return line[:indent] + redacted, false
+	if indent < closed && at != nil && at[0] <= indent {
+		closed = open
+	}
+	if closed != open && line[indent:] != "" && (at == nil || at[0] > indent || !familiar(line[at[2]:at[3]])) {
+		return line[:indent] + redacted, closed
 	}
 	for from := 0; ; at = keyForm.FindStringSubmatchIndex(line[from:]) {
 		if at == nil {
-			return glued.ReplaceAllString(line, "${1}"+redacted), open
+			return glued.ReplaceAllString(line, "${1}"+redacted), closed
 		}
 		name, behind := line[from+at[2]:from+at[3]], line[from+at[5]:]
 		from += at[5]
 		switch {
 		case shown()[name]:
-			open = true
+			closed = open
 		case name == "password" && reference.MatchString(behind):
-			open = true
+			closed = open
 		case strings.TrimSpace(behind) == "":
-			return line, false
+			return line, indent
 		default:
-			return line[:from] + " " + redacted, false
+			return line[:from] + " " + redacted, indent
 		}
 	}
 }
@@ -484,19 +517,12 @@ func familiar(key string) bool {
 	return key == "password" || key == "key" || shown()[key] || nearest(key, slices.Collect(maps.Keys(shown()))) != ""
 }
 
-// doubtful says whether a key may be a secret that slipped out of its place: it
-// stands behind a key of someone's own that has nothing behind it.
+// doubtful says whether a key may be a secret that slipped out of its place: the
+// excerpt of its line does not show it.
 func (f *faults) doubtful(at []string) bool {
 	_, key := locate(f.root, at)
-	if key == nil || familiar(at[len(at)-1]) {
-		return false
-	}
-	lines := strings.Split(string(f.text), "\n")
-	open := true
-	for _, line := range lines[:min(len(lines), key.GetToken().Position.Line-1)] {
-		_, open = redact(strings.TrimRight(line, "\r "), open)
-	}
-	return !open
+	name := at[len(at)-1]
+	return key == nil || !familiar(name) && !strings.Contains(f.excerpt(key.GetToken().Position.Line), name)
 }
 
 // err is all faults as one problem; nil if there are none.
