@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra/doc"
 
 	"github.com/regkeeper/regkeeper/cli"
+	"github.com/regkeeper/regkeeper/config"
 )
 
 var update = flag.Bool("update", false, "rewrite the command pages")
@@ -92,6 +93,24 @@ func TestLinksLeadSomewhere(t *testing.T) {
 	check(t, err)
 	if links == 0 {
 		t.Error("no link was looked at")
+	}
+}
+
+var yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
+
+func TestExampleIsAConfiguration(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "README.md"))
+	check(t, err)
+	blocks := yamlBlock.FindAllSubmatch(text, -1)
+	if len(blocks) == 0 {
+		t.Fatal("README.md has no example")
+	}
+	for _, block := range blocks {
+		c, err := config.Parse("README.md", "/etc/regkeeper", bytes.ReplaceAll(block[1], []byte("…"), []byte("x")))
+		check(t, err)
+		if len(c.Warnings) > 0 {
+			t.Errorf("the example has warnings: %q", c.Warnings)
+		}
 	}
 }
 
