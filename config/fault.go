@@ -31,15 +31,20 @@ var Schema string
 // compiled is the schema ready for use. That it compiles is for the tests to
 // see; it is part of the program.
 var compiled = sync.OnceValue(func() *jsonschema.Schema {
+	compiler := jsonschema.NewCompiler()
+	if err := compiler.AddResource("regkeeper.json", parsed()); err != nil {
+		panic(err)
+	}
+	return compiler.MustCompile("regkeeper.json")
+})
+
+// parsed is the schema as a document.
+var parsed = sync.OnceValue(func() any {
 	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(Schema))
 	if err != nil {
 		panic(err)
 	}
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("regkeeper.json", doc); err != nil {
-		panic(err)
-	}
-	return compiler.MustCompile("regkeeper.json")
+	return doc
 })
 
 // Fault is one thing wrong in a document.
@@ -262,10 +267,7 @@ func choice(keys []string) string { return "give one of: " + strings.Join(keys, 
 // lookup is the part of the schema that a schema URL points at.
 func lookup(url string) map[string]any {
 	_, pointer, _ := strings.Cut(url, "#/")
-	doc, err := jsonschema.UnmarshalJSON(strings.NewReader(Schema))
-	if err != nil {
-		return nil
-	}
+	doc := parsed()
 	for _, step := range strings.Split(pointer, "/") {
 		object, ok := doc.(map[string]any)
 		if !ok {

@@ -52,9 +52,6 @@ const (
 	tempMark = ".regkeeper-"
 	// tempAge is when a temporary file counts as left behind by a crash.
 	tempAge = time.Minute
-
-	privateMode fs.FileMode = 0o600
-	folderMode  fs.FileMode = 0o700
 )
 
 // Read parses the file. A file that does not exist is an empty document. The
@@ -251,7 +248,7 @@ func (f File) writeTemp(path string, content []byte) (name string, err error) {
 	}
 	mode := f.Mode
 	if mode == 0 {
-		mode = privateMode
+		mode = disk.PrivateFile
 	}
 	if err := temp.Chmod(mode); err != nil {
 		return "", err
@@ -337,7 +334,7 @@ func (f File) makeFolder(folder string) error {
 		owner = &have
 	}
 	for i := len(missing) - 1; i >= 0; i-- {
-		err := os.Mkdir(missing[i], folderMode)
+		err := os.Mkdir(missing[i], disk.PrivateFolder)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}

@@ -117,8 +117,17 @@ func (k *Keeper) applyLogins(ctx context.Context, obs Observation, steps map[cre
 // that is not wanted any more for replaced.
 func (k *Keeper) abandon(ctx context.Context, view View) (string, error) {
 	if intent := view.Journal.Intent; intent != nil && intent.Origin == view.Origin {
-		if err := k.revokeNamed(ctx, view.Host, func(i credential.Issued) bool { return i.Name == intent.Name }); err != nil {
+		issued, err := k.ours(ctx, view.Host)
+		if err != nil {
 			return "", err
+		}
+		for _, login := range issued {
+			if login.Name != intent.Name {
+				continue
+			}
+			if err := k.registry(view.Host).Source.(credential.Minter).Revoke(ctx, login.ID); err != nil {
+				return "", fmt.Errorf("revoke %s: %w", login.Name, err)
+			}
 		}
 	}
 	return "", k.note(ctx, view.Host, func(r *state.Registry) {
@@ -130,23 +139,21 @@ func (k *Keeper) abandon(ctx context.Context, view View) (string, error) {
 	})
 }
 
-// revokeNamed revokes those of the logins with our mark that match.
-func (k *Keeper) revokeNamed(ctx context.Context, host credential.Host, match func(credential.Issued) bool) error {
+// ours lists the logins with our mark at a registry's source; none for a source
+// that does not mint.
+func (k *Keeper) ours(ctx context.Context, host credential.Host) ([]credential.Issued, error) {
 	minter, ok := k.registry(host).Source.(credential.Minter)
 	if !ok {
-		return nil
+		return nil, nil
 	}
+	var list []credential.Issued
 	for issued, err := range minter.Issued(ctx, credential.MarkOf(k.config.Instance, host)) {
 		if err != nil {
-			return fmt.Errorf("list logins: %w", err)
+			return nil, fmt.Errorf("list logins: %w", err)
 		}
-		if match(issued) {
-			if err := minter.Revoke(ctx, issued.ID); err != nil {
-				return fmt.Errorf("revoke %s: %w", issued.Name, err)
-			}
-		}
+		list = append(list, issued)
 	}
-	return nil
+	return list, nil
 }
 
 // note changes a registry's journal.
@@ -171,7 +178,6 @@ func (k *Keeper) mint(ctx context.Context, view View) (string, error) {
 	}
 	err := k.note(ctx, view.Host, func(r *state.Registry) {
 		r.Intent = &state.Intent{Name: request.Name, At: now, Origin: registry.Origin}
-		r.Next = nil
 	})
 	if err != nil {
 		return "", err
@@ -196,9 +202,9 @@ func (k *Keeper) mint(ctx context.Context, view View) (string, error) {
 // findStrays takes logins with our mark that the keyring does not know, left
 // by a lost state, for replaced: they are revoked when no place holds them.
 func (k *Keeper) findStrays(ctx context.Context, view View) error {
-	minter, ok := k.registry(view.Host).Source.(credential.Minter)
-	if !ok {
-		return nil
+	listed, err := k.ours(ctx, view.Host)
+	if err != nil {
+		return err
 	}
 	entry := k.entry(view.Host)
 	known := map[string]bool{}
@@ -211,10 +217,7 @@ func (k *Keeper) findStrays(ctx context.Context, view View) error {
 		known[retired.ID] = true
 	}
 	var strays []*state.Retired
-	for issued, err := range minter.Issued(ctx, credential.MarkOf(k.config.Instance, view.Host)) {
-		if err != nil {
-			return fmt.Errorf("list logins: %w", err)
-		}
+	for _, issued := range listed {
 		if known[issued.ID] {
 			continue
 		}
@@ -306,7 +309,9 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 	var mu sync.Mutex
 	delivered := map[string]map[credential.Place]time.Time{}
 	refused := map[credential.Host]string{}
+	currents := map[credential.Host]*state.Credential{}
 	for _, view := range obs.Registries {
+		currents[view.Host] = k.entry(view.Host).Current
 		if view.Journal.Current != nil && errors.Is(view.Check, credential.ErrRefused) {
 			refused[view.Host] = view.Journal.Current.ID
 		}
@@ -317,7 +322,7 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 		todo := steps[placeKey(view.Target, view.Place)]
 		logins := map[credential.Host]credential.Login{}
 		todo = slices.DeleteFunc(slices.Clone(todo), func(s Step) bool {
-			current := k.entry(s.Host).Current
+			current := currents[s.Host]
 			if current == nil {
 				return true
 			}
@@ -334,7 +339,7 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 			continue
 		}
 		for i := range todo {
-			todo[i].Credential = k.entry(todo[i].Host).Current.ID
+			todo[i].Credential = currents[todo[i].Host].ID
 		}
 		group.Go(func() error {
 			began := time.Now()

@@ -46,6 +46,12 @@ type Registry struct {
 	Unverified bool
 }
 
+// mints says whether the source makes logins of its own.
+func (r Registry) mints() bool {
+	_, ok := r.Source.(credential.Minter)
+	return ok
+}
+
 // Target is a target with its name, and the registries whose logins go there.
 type Target struct {
 	credential.Target
@@ -283,24 +289,20 @@ type Rotate struct {
 // NotFound for a registry that is not kept, and of kind Usage for a login that
 // regkeeper does not make.
 func (k *Keeper) Hosts(rotate Rotate) ([]credential.Host, error) {
-	mints := func(r Registry) bool {
-		_, ok := r.Source.(credential.Minter)
-		return ok
-	}
 	hosts := slices.Clone(rotate.Hosts)
 	for _, host := range hosts {
 		i := slices.IndexFunc(k.config.Registries, func(r Registry) bool { return r.Host == host })
 		if i < 0 {
 			return nil, problem.New(problem.NotFound, "regkeeper status lists the registries", "registry %s is not in the configuration", host)
 		}
-		if !mints(k.config.Registries[i]) {
+		if !k.config.Registries[i].mints() {
 			return nil, problem.New(problem.Usage, "change the secret where it is kept; it is delivered at the next pass",
 				"the login for %s is static: regkeeper does not make it", host)
 		}
 	}
 	if rotate.All {
 		for _, r := range k.config.Registries {
-			if mints(r) {
+			if r.mints() {
 				hosts = append(hosts, r.Host)
 			}
 		}

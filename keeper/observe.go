@@ -54,7 +54,7 @@ func (k *Keeper) unkept() map[credential.Host]*state.Registry {
 }
 
 func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {
-	_, mints := registry.Source.(credential.Minter)
+	mints := registry.mints()
 	view := View{
 		Host: registry.Host, Origin: registry.Origin, Terms: registry.Terms, Scopes: registry.Scopes, Schedule: registry.Schedule,
 		Mints: mints, Journal: k.entry(registry.Host), Retry: k.retryAt(sourceKey(registry.Host)),

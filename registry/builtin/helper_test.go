@@ -15,31 +15,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/testkit/fake"
 	"github.com/regkeeper/regkeeper/registry/builtin"
 )
-
-// clock is a time that the test sets.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock { return &clock{now: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) Advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
 
 // buffer collects a log.
 type buffer struct {
@@ -66,7 +46,7 @@ type fixture struct {
 	registry *builtin.Registry
 	tokens   *builtin.TokenStore
 	file     string
-	clock    *clock
+	clock    *fake.Clock
 	log      *buffer
 	server   *httptest.Server
 	host     string
@@ -82,7 +62,7 @@ type login struct {
 func start(t testing.TB, change ...func(*builtin.Config)) *fixture {
 	t.Helper()
 	dir := t.TempDir()
-	f := &fixture{t: t, file: filepath.Join(dir, "tokens.json"), clock: newClock(), log: &buffer{}}
+	f := &fixture{t: t, file: filepath.Join(dir, "tokens.json"), clock: fake.NewClock(), log: &buffer{}}
 	var err error
 	if f.tokens, err = builtin.OpenTokens(f.file, f.clock.Now); err != nil {
 		t.Fatal(err)

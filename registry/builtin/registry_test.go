@@ -21,14 +21,15 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"github.com/regkeeper/regkeeper/internal/testkit/fake"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/registry/builtin"
 )
 
 func TestNewChecksConfig(t *testing.T) {
 	dir := t.TempDir()
-	store := openTokens(t, filepath.Join(dir, "tokens.json"), newClock())
-	inside := openTokens(t, filepath.Join(dir, "images", "team", "tokens.json"), newClock())
+	store := openTokens(t, filepath.Join(dir, "tokens.json"), fake.NewClock())
+	inside := openTokens(t, filepath.Join(dir, "images", "team", "tokens.json"), fake.NewClock())
 	for name, config := range map[string]builtin.Config{
 		"no folder":             {Tokens: store},
 		"no tokens":             {Dir: filepath.Join(dir, "images")},

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/testkit/fake"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/registry/builtin"
 )
@@ -24,7 +25,7 @@ func pullFor(user, name string) builtin.TokenRequest {
 	return builtin.TokenRequest{User: user, Name: name, Scopes: credential.ScopesOf(credential.Pull), Repositories: []string{"*"}}
 }
 
-func openTokens(t *testing.T, path string, c *clock) *builtin.TokenStore {
+func openTokens(t *testing.T, path string, c *fake.Clock) *builtin.TokenStore {
 	t.Helper()
 	store, err := builtin.OpenTokens(path, c.Now)
 	if err != nil {
@@ -43,7 +44,7 @@ func create(t *testing.T, store *builtin.TokenStore, req builtin.TokenRequest) (
 }
 
 func TestCreateChecksRequest(t *testing.T) {
-	c := newClock()
+	c := fake.NewClock()
 	store := openTokens(t, filepath.Join(t.TempDir(), "tokens.json"), c)
 	create(t, store, pullFor("ci", "taken"))
 	for name, change := range map[string]func(*builtin.TokenRequest){
@@ -78,7 +79,7 @@ func TestCreateChecksRequest(t *testing.T) {
 }
 
 func TestTokenLife(t *testing.T) {
-	c := newClock()
+	c := fake.NewClock()
 	path := filepath.Join(t.TempDir(), "deep", "tokens.json")
 	store := openTokens(t, path, c)
 	if list, err := store.List(context.Background()); err != nil || len(list) != 0 {
@@ -159,7 +160,7 @@ func TestAllows(t *testing.T) {
 
 // Two stores on one file are two processes: nothing is shared but the file.
 func TestProcessesShareTheFile(t *testing.T) {
-	c := newClock()
+	c := fake.NewClock()
 	path := filepath.Join(t.TempDir(), "tokens.json")
 	one, other := openTokens(t, path, c), openTokens(t, path, c)
 
@@ -211,7 +212,7 @@ func TestProcessesShareTheFile(t *testing.T) {
 
 func TestLockedFileIsBusy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tokens.json")
-	store := openTokens(t, path, newClock())
+	store := openTokens(t, path, fake.NewClock())
 	lock := flock.New(path + ".lock")
 	if err := lock.Lock(); err != nil {
 		t.Fatal(err)
@@ -233,7 +234,7 @@ func TestLockedFileIsBusy(t *testing.T) {
 }
 
 func TestDamagedFile(t *testing.T) {
-	c := newClock()
+	c := fake.NewClock()
 	path := filepath.Join(t.TempDir(), "tokens.json")
 	store := openTokens(t, path, c)
 	token, secret := create(t, store, pullFor("ci", "build"))
@@ -322,7 +323,7 @@ func between(t *testing.T, text, before, after string) string {
 }
 
 func TestUseIsWrittenOnceAMinute(t *testing.T) {
-	c := newClock()
+	c := fake.NewClock()
 	path := filepath.Join(t.TempDir(), "tokens.json")
 	store := openTokens(t, path, c)
 	token, secret := create(t, store, pullFor("ci", "build"))
@@ -394,7 +395,7 @@ func TestUseIsWrittenOnceAMinute(t *testing.T) {
 }
 
 func TestSecretsDoNotPrint(t *testing.T) {
-	store := openTokens(t, filepath.Join(t.TempDir(), "tokens.json"), newClock())
+	store := openTokens(t, filepath.Join(t.TempDir(), "tokens.json"), fake.NewClock())
 	token, secret := create(t, store, pullFor("ci", "build"))
 	type both struct {
 		Token  builtin.Token
@@ -411,7 +412,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 // are written within one tick of the file system's clock.
 func TestChangeWithinOneTickIsSeen(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "tokens.json")
-	store := openTokens(t, path, newClock())
+	store := openTokens(t, path, fake.NewClock())
 	_, secret := create(t, store, pullFor("ci", "build"))
 	if _, err := store.Authenticate(secret); err != nil {
 		t.Fatal(err)
