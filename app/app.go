@@ -10,10 +10,14 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/daemon"
-	"github.com/regkeeper/regkeeper/dockerconfig"
+	"github.com/regkeeper/regkeeper/internal/disk"
+	"github.com/regkeeper/regkeeper/internal/kube"
+	"github.com/regkeeper/regkeeper/internal/secretref"
 	"github.com/regkeeper/regkeeper/internal/transport"
 	"github.com/regkeeper/regkeeper/keeper"
 	"github.com/regkeeper/regkeeper/problem"
@@ -36,58 +40,74 @@ const (
 // httpRetries is how often a request that may be repeated is.
 const httpRetries = 2
 
-// Data is a data folder in use.
+// Data is what regkeeper remembers, in use: a data folder, and the state, in it
+// or in a cluster.
 type Data struct {
 	Folder   string
 	Instance string
 	Store    state.Store
 	Tokens   *builtin.TokenStore
 
+	clusters *clusters
+	// state is the Secret with the state; nil where the folder has it.
+	state *config.StateSecret
 	close func() error
 }
 
 // Open takes a data folder for this process. The error is a problem of kind
 // [problem.Busy] if another process has it, and [problem.Damaged] if the state
 // in it cannot be read.
-func Open(folder string) (*Data, error) {
-	store, err := state.Open(folder)
-	if err != nil {
+func Open(ctx context.Context, c config.Config, folder string, options Options) (*Data, error) {
+	data := &Data{Folder: folder, clusters: newClusters(options), state: c.State, close: func() error { return nil }}
+	if err := data.openState(ctx); err != nil {
 		return nil, err
 	}
-	if _, err := store.Load(context.Background()); err != nil {
-		_ = store.Close()
+	if _, err := data.Store.Load(ctx); err != nil {
+		_ = data.Close()
 		return nil, err
 	}
-	instance, err := state.Instance(folder)
-	if err != nil {
-		_ = store.Close()
+	var err error
+	if data.Tokens, err = OpenTokens(folder); err != nil {
+		_ = data.Close()
 		return nil, err
 	}
-	data, err := open(folder, instance, store)
-	if err != nil {
-		_ = store.Close()
-		return nil, err
-	}
-	data.close = store.Close
 	return data, nil
+}
+
+func (d *Data) openState(ctx context.Context) error {
+	var err error
+	if d.state != nil {
+		d.Store, d.Instance, err = d.clusters.openState(ctx, *d.state, false)
+		return err
+	}
+	store, err := state.Open(d.Folder)
+	if err != nil {
+		return err
+	}
+	d.Store, d.close = store, store.Close
+	if d.Instance, err = state.Instance(d.Folder); err != nil {
+		_ = store.Close()
+	}
+	return err
 }
 
 // Look opens a data folder that another process may be using, for looking
 // only: whatever would change the state fails.
-func Look(folder string) (*Data, error) {
-	instance, err := state.KnownInstance(folder)
+func Look(ctx context.Context, c config.Config, folder string, options Options) (*Data, error) {
+	options.Quiet = true
+	data := &Data{Folder: folder, clusters: newClusters(options), state: c.State, close: func() error { return nil }}
+	var err error
+	if c.State != nil {
+		data.Store, data.Instance, err = data.clusters.openState(ctx, *c.State, true)
+	} else {
+		data.Store = state.ReadOnly(folder)
+		data.Instance, err = state.KnownInstance(folder)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return open(folder, instance, state.ReadOnly(folder))
-}
-
-func open(folder, instance string, store state.Store) (*Data, error) {
-	tokens, err := OpenTokens(folder)
-	if err != nil {
-		return nil, err
-	}
-	return &Data{Folder: folder, Instance: instance, Store: store, Tokens: tokens, close: func() error { return nil }}, nil
+	data.Tokens, err = OpenTokens(folder)
+	return data, err
 }
 
 // OpenTokens opens the embedded registry's tokens in a data folder, which
@@ -97,7 +117,10 @@ func OpenTokens(folder string) (*builtin.TokenStore, error) {
 }
 
 // Close gives the folder up.
-func (d *Data) Close() error { return d.close() }
+func (d *Data) Close() error {
+	d.clusters.close()
+	return d.close()
+}
 
 // Control is the path of the socket on which the daemon takes orders.
 func Control(folder string) string { return filepath.Join(folder, controlName) }
@@ -120,8 +143,9 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 		Verifier: &oci.Verifier{Transport: client, Insecure: insecure, Scratch: scratch},
 		Report:   report,
 	}
+	reader := &secretReader{clusters: data.clusters, mirrors: map[types.NamespacedName]*kube.Mirror[map[string][]byte]{}}
 	for _, r := range c.Registries {
-		source, origin, terms, err := source(r, data, client)
+		source, origin, terms, err := source(r, data, client, reader)
 		if err != nil {
 			return setup, err
 		}
@@ -135,16 +159,20 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 		})
 	}
 	for _, t := range c.Targets {
-		target, kind, err := target(t)
+		targets, err := targets(t, data)
 		if err != nil {
 			return setup, err
 		}
-		if watcher, ok := target.(credential.Watcher); ok {
-			setup.Watchers[t.Name] = watcher
+		for _, n := range targets {
+			if watcher, ok := n.Target.(credential.Watcher); ok {
+				setup.Watchers[n.name] = watcher
+			}
+			wiring.Targets = append(wiring.Targets, keeper.Target{
+				Target: n.Target, Name: n.name, Kind: n.kind, Hosts: t.Registries, Tended: n.kind != "file", Reread: n.reread,
+			})
 		}
-		wiring.Targets = append(wiring.Targets, keeper.Target{Target: target, Name: t.Name, Kind: kind, Hosts: t.Registries})
 	}
-	setup.Keeper = keeper.New(wiring)
+	setup.Keeper, setup.Origins = keeper.New(wiring), reader.origins()
 	return setup, nil
 }
 
@@ -160,15 +188,24 @@ func scratchRepository(patterns []string) string {
 }
 
 // source makes a registry's source, and names its origin and terms.
-func source(r config.Registry, data *Data, client http.RoundTripper) (source credential.Source, origin, terms string, err error) {
+func source(r config.Registry, data *Data, client http.RoundTripper, reader *secretReader) (source credential.Source, origin, terms string, err error) {
+	// known has a reference to a Secret read from the cluster.
+	known := func(ref secretref.Ref) secretref.Ref {
+		if ref.Secret != (secretref.ClusterKey{}) {
+			err = reader.watch(ref.Secret)
+			ref.Cluster = reader
+		}
+		return ref
+	}
 	switch s := r.Source; {
 	case s.Static != nil:
-		return static.New(static.Config{Username: s.Static.Username, Password: s.Static.Password, Salt: data.Instance}), "static " + s.Static.Username, "", nil
+		source := static.New(static.Config{Username: s.Static.Username, Password: known(s.Static.Password), Salt: data.Instance})
+		return source, "static " + s.Static.Username, "", err
 	case s.Gitea != nil:
 		source := gitea.New(gitea.Config{
-			URL: s.Gitea.URL, User: s.Gitea.User, Password: s.Gitea.Password, Transport: client, Now: time.Now,
+			URL: s.Gitea.URL, User: s.Gitea.User, Password: known(s.Gitea.Password), Transport: client, Now: time.Now,
 		})
-		return source, "gitea " + s.Gitea.User + " at " + s.Gitea.URL, "", nil
+		return source, "gitea " + s.Gitea.User + " at " + s.Gitea.URL, "", err
 	case s.Builtin != nil:
 		source := builtinsource.New(builtinsource.Config{
 			Tokens: data.Tokens, User: s.Builtin.User, Repositories: s.Builtin.Repositories,
@@ -178,16 +215,29 @@ func source(r config.Registry, data *Data, client http.RoundTripper) (source cre
 	return nil, "", "", problem.New(problem.Config, "", "registry %s has no source", r.Host)
 }
 
-// target makes a target, and names its kind.
-func target(t config.Target) (target credential.Target, kind string, err error) {
-	if t.File != nil {
+// named is a target with its name and kind.
+type named struct {
+	credential.Target
+	name, kind string
+	reread     time.Duration
+}
+
+// targets makes the targets of one entry of the configuration.
+func targets(t config.Target, data *Data) ([]named, error) {
+	switch {
+	case t.File != nil:
 		files := file.Config{Paths: t.File.Paths, Literal: t.File.Literal, Mode: t.File.Mode}
 		if t.File.UID >= 0 {
-			files.Owner = &dockerconfig.Owner{UID: t.File.UID, GID: t.File.GID}
+			files.Owner = &disk.Owner{UID: t.File.UID, GID: t.File.GID}
 		}
-		return file.New(files), "file", nil
+		if t.File.Format == config.FormatK3s {
+			files.Format = file.K3s
+		}
+		return []named{{Target: file.New(files), name: t.Name, kind: "file"}}, nil
+	case t.Pods != nil, t.Secrets != nil:
+		return clusterTargets(t, data)
 	}
-	return nil, "", problem.New(problem.Config, "", "target %s has no kind", t.Name)
+	return nil, problem.New(problem.Config, "", "target %s has no kind", t.Name)
 }
 
 // Registry makes the embedded registry for a configuration.
@@ -198,8 +248,8 @@ func Registry(e config.Embedded, data *Data, log *slog.Logger) (*builtin.Registr
 }
 
 // Status reports how everything stands, without taking the data folder.
-func Status(ctx context.Context, c config.Config, folder string) (keeper.Status, error) {
-	data, err := Look(folder)
+func Status(ctx context.Context, c config.Config, folder string, options Options) (keeper.Status, error) {
+	data, err := Look(ctx, c, folder, options)
 	if err != nil {
 		return keeper.Status{}, err
 	}

@@ -13,7 +13,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
+	"github.com/regkeeper/regkeeper/app"
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -65,6 +67,7 @@ type env struct {
 	output               string
 	verbose              bool
 	logFormat            string
+	kubeconfig, context  string
 }
 
 const exitCodes = `Exit codes:
@@ -106,6 +109,8 @@ holds them any more.
 	flags.StringVarP(&e.output, "output", "o", "text", "how results are printed: text or json")
 	flags.BoolVarP(&e.verbose, "verbose", "v", false, "log more")
 	flags.StringVar(&e.logFormat, "log-format", "text", "how logs are written: text or json")
+	flags.StringVar(&e.kubeconfig, "kubeconfig", "", "the kubeconfig, where the configuration names none (default $KUBECONFIG, then ~/.kube/config, then the cluster this runs in)")
+	flags.StringVar(&e.context, "context", "", "the kubeconfig's context (default the current one)")
 	complete := func(words ...string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
 	}
@@ -115,7 +120,7 @@ holds them any more.
 		return problem.Wrap(err, problem.Usage, "see "+c.CommandPath()+" --help", "command line")
 	})
 	root.AddCommand(
-		newUp(e), newSync(e), newPlan(e), newStatus(e), newRotate(e), newConfig(e), newRegistry(e), newVersion(e),
+		newUp(e), newSync(e), newPlan(e), newStatus(e), newRotate(e), newConfig(e), newRegistry(e), newInstall(e), newKubeletProvider(e), newVersion(e),
 	)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()
@@ -250,6 +255,36 @@ func (e *env) loadOrDefault() (c config.Config, data string, err error) {
 	}
 	return defaultConfig(data, address), data, nil
 }
+
+// options are what commands that work with clusters have in common.
+func (e *env) options() app.Options {
+	log := e.logger()
+	// client-go logs by klog, past everyone.
+	klog.SetSlogLogger(slog.New(quieter{log.Handler()}))
+	return app.Options{Kubeconfig: e.kubeconfig, Context: e.context, Version: version().Version, Log: log}
+}
+
+// quieter passes on what went wrong, and the rest with --verbose only.
+type quieter struct{ slog.Handler }
+
+// Handle logs what client-go informs of as details.
+func (q quieter) Handle(ctx context.Context, record slog.Record) error {
+	if record.Level < slog.LevelWarn {
+		record.Level = slog.LevelDebug
+	}
+	if !q.Enabled(ctx, record.Level) {
+		return nil
+	}
+	return q.Handler.Handle(ctx, record)
+}
+
+// WithAttrs and WithGroup stay quiet.
+func (q quieter) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return quieter{q.Handler.WithAttrs(attrs)}
+}
+
+// WithGroup is as [slog.Handler] says.
+func (q quieter) WithGroup(name string) slog.Handler { return quieter{q.Handler.WithGroup(name)} }
 
 func (e *env) json() bool { return e.output == "json" }
 

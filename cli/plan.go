@@ -24,7 +24,7 @@ It exits with 2 when there is something to change.`,
 				return err
 			}
 			e.warn(cfg.Warnings)
-			data, err := app.Look(folder)
+			data, err := app.Look(c.Context(), cfg, folder, e.options())
 			if err != nil {
 				return err
 			}

@@ -58,7 +58,7 @@ func (u *upRun) prove(ctx context.Context, c config.Config) error {
 	if pushed {
 		u.ok("pushed a private image, %s", image)
 	}
-	before, err := app.Status(ctx, c, u.data.Folder)
+	before, err := app.Status(ctx, c, u.data.Folder, u.options())
 	if err != nil {
 		return err
 	}

@@ -104,6 +104,7 @@ var scrubs = []struct {
 	{regexp.MustCompile(`\b\d+[smhd] ago`), "AGO"},
 	{regexp.MustCompile(`\bin \d+[smhd]\b`), "SOON"},
 	{regexp.MustCompile(`process \d+`), "process PID"},
+	{regexp.MustCompile(`\(took [0-9.]+[a-zµ]+\)`), "(took TIME)"},
 	{regexp.MustCompile(`([^ \n])  +`), "$1  "},
 }
 

@@ -58,7 +58,7 @@ func (e *env) status(ctx context.Context) (status keeper.Status, live bool, err 
 	if err != nil {
 		return status, false, err
 	}
-	status, err = app.Status(ctx, cfg, folder)
+	status, err = app.Status(ctx, cfg, folder, e.options())
 	// What is proven at a start is replaced before it ends.
 	status.Ready = status.Ready && !starting
 	return status, false, err

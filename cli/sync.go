@@ -2,11 +2,17 @@ package cli
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/regkeeper/regkeeper/app"
+	"github.com/regkeeper/regkeeper/config"
+	"github.com/regkeeper/regkeeper/controller"
 	"github.com/regkeeper/regkeeper/keeper"
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -34,20 +40,47 @@ func (e *env) sync(ctx context.Context, rotate keeper.Rotate) error {
 		return err
 	}
 	if result, ok, err := order(ctx, folder, rotate); ok {
-		return e.printResult(result, err)
+		return e.printResult(result, err, e.stepLog())
 	}
 	c, folder, err := e.loadOrDefault()
 	if err != nil {
 		return err
 	}
 	e.warn(c.Warnings)
-	data, err := app.Open(folder)
+	data, err := app.Open(ctx, c, folder, e.options())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = data.Close() }()
+	lead := controller.Config{Identity: identity(), Patience: syncPatience, RetryPeriod: syncRetry}
+	return data.Lead(ctx, lead, func(ctx context.Context) error {
+		return e.syncHere(ctx, c, data, rotate)
+	})
+}
+
+const (
+	// syncPatience is how long sync waits for another that has the same state
+	// in a cluster: for as long as the Lease of one that was killed runs on.
+	syncPatience = 90 * time.Second
+	syncRetry    = 2 * time.Second
+)
+
+// identity names this process to others: in a pod, the host's name is the pod's.
+func identity() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "regkeeper"
+	}
+	return fmt.Sprintf("%s_%d", host, os.Getpid())
+}
+
+func (e *env) syncHere(ctx context.Context, c config.Config, data *app.Data, rotate keeper.Rotate) error {
 	bar := e.progress()
-	k, err := app.Keeper(c, data, bar.step)
+	log := e.stepLog()
+	k, err := app.Keeper(c, data, func(event keeper.Event) {
+		bar.step(event)
+		log.step(event)
+	})
 	if err != nil {
 		return err
 	}
@@ -61,10 +94,40 @@ func (e *env) sync(ctx context.Context, rotate keeper.Rotate) error {
 		err = problem.Wrap(err, problem.Unreachable,
 			"the embedded registry is served by regkeeper up: start that, then try again", "no daemon runs")
 	}
-	return e.printResult(result, err)
+	return e.printResult(result, err, log)
 }
 
-func (e *env) printResult(result keeper.Result, err error) error {
+// stepLog prints steps as they end, with how long they took.
+type stepLog struct {
+	env *env
+
+	mu      sync.Mutex
+	printed bool
+}
+
+func (e *env) stepLog() *stepLog { return &stepLog{env: e} }
+
+func (l *stepLog) step(event keeper.Event) {
+	if l.env.json() {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.printed = true
+	took := event.Took.Round(time.Millisecond)
+	if event.Err == nil {
+		l.env.printf("done    %s (took %s)\n", event.Step, took)
+		return
+	}
+	l.env.printf("failed  %s: %s (took %s)\n", event.Step, strings.ReplaceAll(event.Err.Error(), "\n", "\n        "), took)
+	if hint := problem.HintOf(event.Err); hint != "" {
+		l.env.printf("        hint: %s\n", hint)
+	}
+}
+
+// printResult prints what a pass did; what the log has printed already is not
+// repeated.
+func (e *env) printResult(result keeper.Result, err error, log *stepLog) error {
 	if e.json() {
 		if result.Done == nil {
 			result.Done = []keeper.Step{}
@@ -77,10 +140,14 @@ func (e *env) printResult(result keeper.Result, err error) error {
 		}
 		return err
 	}
-	for _, step := range result.Done {
+	done, failed := result.Done, result.Failed
+	if log.printed {
+		done, failed = nil, nil
+	}
+	for _, step := range done {
 		e.printf("done    %s\n", step)
 	}
-	for _, failure := range result.Failed {
+	for _, failure := range failed {
 		e.printf("failed  %s: %s\n", failure.Step, strings.ReplaceAll(failure.Problem, "\n", "\n        "))
 		if failure.Hint != "" {
 			e.printf("        hint: %s\n", failure.Hint)

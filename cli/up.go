@@ -20,6 +20,7 @@ import (
 
 	"github.com/regkeeper/regkeeper/app"
 	"github.com/regkeeper/regkeeper/config"
+	"github.com/regkeeper/regkeeper/controller"
 	"github.com/regkeeper/regkeeper/daemon"
 	"github.com/regkeeper/regkeeper/internal/disk"
 	"github.com/regkeeper/regkeeper/problem"
@@ -64,7 +65,7 @@ func (e *env) up(ctx context.Context, address string) error {
 			return err
 		}
 	}
-	data, err := app.Open(folder)
+	data, err := app.Open(ctx, c, folder, e.options())
 	if err != nil {
 		return err
 	}
@@ -143,7 +144,10 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 			}
 		}
 		u.started(c, health.Addr().String())
-		return d.Run(ctx)
+		if u.data.InCluster() {
+			d.StandBy()
+		}
+		return u.data.Lead(ctx, controller.Config{Identity: identity()}, d.Run)
 	})
 	group.Go(func() error {
 		for {

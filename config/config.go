@@ -12,13 +12,16 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/robfig/cron/v3"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/internal/secretref"
@@ -34,8 +37,17 @@ type Config struct {
 	Health string
 	// Resync is how often the daemon looks at everything.
 	Resync time.Duration
+	// State is the Secret that the state is kept in; nil for the data folder.
+	State *StateSecret
 	// Warnings are things that work and that the operator should know of.
 	Warnings []string
+}
+
+// StateSecret is a Secret of the cluster that regkeeper runs in, or of the
+// current context.
+type StateSecret struct {
+	// Namespace is empty for the one that regkeeper runs in, or the context's.
+	Namespace, Name string
 }
 
 // Registry is a registry whose logins are kept.
@@ -92,12 +104,69 @@ type Target struct {
 	Name string
 	// Registries are the hosts whose logins go there; none means all.
 	Registries []credential.Host
-	File       *File
+	// Clusters are where the pods or Secrets are; at least one for these kinds.
+	Clusters []Cluster
+	Pods     *Pods
+	Secrets  *Secrets
+	File     *File
 }
 
-// File are config.json files on this machine.
+// Cluster is a Kubernetes cluster.
+type Cluster struct {
+	// Kubeconfig is empty for the usual ones, or the cluster that regkeeper runs
+	// in, Context for the current one.
+	Kubeconfig, Context string
+}
+
+// Pods are config.json files inside running containers.
+type Pods struct {
+	// Namespaces are names; none means all.
+	Namespaces []string
+	Selector   string
+	// Container is empty for the pod's only one, or its default.
+	Container string
+	// Path is empty for the file that the Docker client of the container's user
+	// reads.
+	Path string
+	// Timeout bounds one exec, Resync how long nothing is looked at that nothing
+	// was noticed of.
+	Timeout, Resync time.Duration
+}
+
+// Secrets are image pull Secrets in namespaces of a cluster.
+type Secrets struct {
+	Name string
+	// Namespaces are names or patterns, Selector a label selector; nil for none.
+	Namespaces []string
+	Selector   labels.Selector
+	// SelectorText is the selector as it is written.
+	SelectorText    string
+	ServiceAccounts []string
+	Adopt           bool
+	Restart         []Workload
+	RestartAtOnce   int
+	Evict           bool
+}
+
+// Workload is a workload that is restarted after a rotation.
+type Workload struct {
+	// Kind is deployment, statefulset or daemonset; Name may be "*".
+	Kind, Name string
+}
+
+// The formats of files.
+const (
+	// FormatDocker is config.json of the Docker clients.
+	FormatDocker = "docker"
+	// FormatK3s is registries.yaml of K3s and RKE2.
+	FormatK3s = "k3s"
+)
+
+// File are files on this machine.
 type File struct {
 	Paths []string
+	// Format is one of the formats.
+	Format string
 	// Literal says that the paths hold no patterns, whatever they look like.
 	Literal bool
 	// UID and GID own what is made; both -1 to follow the folder.
@@ -124,6 +193,10 @@ const (
 	defaultEvery   = 30 * 24 * time.Hour
 	defaultOverlap = time.Hour
 	defaultLimit   = 7 * 24 * time.Hour
+	defaultState   = "regkeeper-state"
+	defaultTimeout = 10 * time.Second
+	defaultReread  = time.Hour
+	defaultAtOnce  = 5
 	// jitterShare is the part of Every that is the default jitter.
 	jitterShare = 10
 	// buildxMemory is how long buildx uses a login that it has read
@@ -189,6 +262,9 @@ func (b builder) build(doc document) Config {
 			embedded.Cert, embedded.Key = resolvePath(b.base, e.TLS.Cert), resolvePath(b.base, e.TLS.Key)
 		}
 		config.Embedded = &embedded
+	}
+	if doc.State != nil {
+		config.State = &StateSecret{Namespace: doc.State.Secret.Namespace, Name: or(doc.State.Secret.Name, defaultState)}
 	}
 	config.Warnings = warnings(config)
 	return config
@@ -308,35 +384,139 @@ func (b builder) target(text targetText, at []string, hosts map[credential.Host]
 		}
 		target.Registries = append(target.Registries, host)
 	}
-	if text.File == nil {
-		b.add("say what kind of target it is, for example file: {path: ~/.docker/config.json}", at, "target %q has no kind", text.Name)
+	var kinds []string
+	for kind, given := range map[string]bool{"pods": text.Pods != nil, "secrets": text.Secrets != nil, "file": text.File != nil} {
+		if given {
+			kinds = append(kinds, kind)
+		}
+	}
+	slices.Sort(kinds)
+	if len(kinds) != 1 {
+		b.kinds(text.Name, kinds, at)
 		return target
 	}
-	file := &File{UID: -1, GID: -1}
-	paths := text.File.Paths
-	if text.File.Path != "" {
-		paths = append([]string{text.File.Path}, paths...)
+	if text.File != nil {
+		if text.Kubeconfig != "" || len(text.Contexts) > 0 {
+			b.add("take kubeconfig and contexts away", at, "target %q is of files: it has no cluster", text.Name)
+		}
+		target.File = b.file(*text.File, text.Name, append(at, "file"))
+		return target
+	}
+	target.Clusters = b.clusters(text)
+	if text.Pods != nil {
+		target.Pods = b.pods(*text.Pods, append(at, "pods"))
+	} else {
+		target.Secrets = b.secrets(*text.Secrets, append(at, "secrets"))
+	}
+	return target
+}
+
+func (b builder) kinds(name string, kinds []string, at []string) {
+	if len(kinds) == 0 {
+		b.add("say what kind of target it is, for example file: {path: ~/.docker/config.json}", at, "target %q has no kind", name)
+		return
+	}
+	b.add("make a target of each", append(at, kinds[1]), "target %q is of %d kinds: %s", name, len(kinds), strings.Join(kinds, ", "))
+}
+
+func (b builder) clusters(text targetText) []Cluster {
+	var cluster Cluster
+	if text.Kubeconfig != "" {
+		cluster.Kubeconfig = resolvePath(b.base, text.Kubeconfig)
+	}
+	if len(text.Contexts) == 0 {
+		return []Cluster{cluster}
+	}
+	var clusters []Cluster
+	for _, context := range text.Contexts {
+		cluster.Context = context
+		clusters = append(clusters, cluster)
+	}
+	return clusters
+}
+
+func (b builder) pods(text podsText, at []string) *Pods {
+	in := func(key string) []string { return append(at[:len(at):len(at)], key) }
+	pods := &Pods{
+		Namespaces: text.Namespaces, Selector: text.Selector, Container: text.Container, Path: text.Path,
+		Timeout: b.duration(text.Timeout, defaultTimeout, in("timeout")...),
+		Resync:  b.duration(text.Resync, defaultReread, in("resync")...),
+	}
+	if text.Namespace != "" {
+		pods.Namespaces = append([]string{text.Namespace}, pods.Namespaces...)
+	}
+	if pods.Timeout <= 0 {
+		b.add("give a time such as 10s", in("timeout"), "timeout must be longer than 0")
+	}
+	if pods.Resync <= 0 {
+		b.add("give a time such as 1h", in("resync"), "resync must be longer than 0")
+	}
+	b.selector(text.Selector, in("selector"))
+	return pods
+}
+
+func (b builder) selector(text string, at []string) labels.Selector {
+	if text == "" {
+		return nil
+	}
+	selector, err := labels.Parse(text)
+	if err != nil {
+		b.add(`write it as "app=runner" or "app in (runner, builder), !legacy"`, at, "selector %q cannot be read: %v", text, err)
+		return nil
+	}
+	return selector
+}
+
+func (b builder) secrets(text secretsText, at []string) *Secrets {
+	in := func(keys ...string) []string { return append(at[:len(at):len(at)], keys...) }
+	secrets := &Secrets{
+		Name: text.Name, Namespaces: text.Namespaces, Selector: b.selector(text.NamespaceSelector, in("namespaceSelector")),
+		SelectorText: text.NamespaceSelector, ServiceAccounts: text.ServiceAccounts, Adopt: text.Adopt,
+		RestartAtOnce: text.RestartAtOnce, Evict: text.Evict,
+	}
+	if secrets.RestartAtOnce == 0 {
+		secrets.RestartAtOnce = defaultAtOnce
+	}
+	for i, pattern := range text.Namespaces {
+		if _, err := path.Match(pattern, ""); err != nil {
+			b.add(`write it as "team-*"`, in("namespaces", strconv.Itoa(i)), "pattern %q cannot be read", pattern)
+		}
+	}
+	for _, name := range text.Restart {
+		kind, name, _ := strings.Cut(name, "/")
+		secrets.Restart = append(secrets.Restart, Workload{Kind: kind, Name: name})
+	}
+	if secrets.Evict && len(secrets.ServiceAccounts) == 0 {
+		b.add("name serviceAccounts, or leave evict out", in("evict"), "evict does nothing without serviceAccounts: a pod made again would wait again")
+	}
+	return secrets
+}
+
+func (b builder) file(text fileText, name string, at []string) *File {
+	file := &File{UID: -1, GID: -1, Format: or(text.Format, FormatDocker)}
+	paths := text.Paths
+	if text.Path != "" {
+		paths = append([]string{text.Path}, paths...)
 	}
 	if len(paths) == 0 {
-		b.add("add path: or paths:", append(at, "file"), "target %q has no path", text.Name)
+		b.add("add path: or paths:", at, "target %q has no path", name)
 	}
 	for _, path := range paths {
 		file.Paths = append(file.Paths, resolvePath(b.base, path))
 	}
-	if text.File.Owner != "" {
-		if _, err := fmt.Sscanf(text.File.Owner, "%d:%d", &file.UID, &file.GID); err != nil {
-			b.add(`write "user:group" as numbers`, append(at, "file", "owner"), "owner %q cannot be read", text.File.Owner)
+	if text.Owner != "" {
+		if _, err := fmt.Sscanf(text.Owner, "%d:%d", &file.UID, &file.GID); err != nil {
+			b.add(`write "user:group" as numbers`, append(at, "owner"), "owner %q cannot be read", text.Owner)
 		}
 	}
-	if text.File.Mode != "" {
-		mode, err := strconv.ParseUint(text.File.Mode, 8, 9)
+	if text.Mode != "" {
+		mode, err := strconv.ParseUint(text.Mode, 8, 9)
 		if err != nil {
-			b.add(`write it as "0600"`, append(at, "file", "mode"), "mode %q cannot be read", text.File.Mode)
+			b.add(`write it as "0600"`, append(at, "mode"), "mode %q cannot be read", text.Mode)
 		}
 		file.Mode = fs.FileMode(mode)
 	}
-	target.File = file
-	return target
+	return file
 }
 
 func (b builder) duration(text string, fallback time.Duration, at ...string) time.Duration {
@@ -362,6 +542,17 @@ func warnings(config Config) []string {
 		}
 		if r.Source.Builtin != nil && config.Embedded == nil {
 			list = append(list, fmt.Sprintf("registry %s: its source is the embedded registry, which serve.registry does not start", r.Host))
+		}
+	}
+	for _, t := range config.Targets {
+		if t.File == nil || t.File.Format != FormatK3s {
+			continue
+		}
+		for _, r := range config.Registries {
+			if r.Source.Static == nil && (len(t.Registries) == 0 || slices.Contains(t.Registries, r.Host)) {
+				list = append(list, fmt.Sprintf("target %s: K3s reads registries.yaml only when it starts: restart it within the overlap of %s after each rotation of %s, or use the kubelet's credential provider",
+					t.Name, r.Rotate.Overlap, r.Host))
+			}
 		}
 	}
 	if len(config.Targets) == 0 {

@@ -127,6 +127,7 @@ func TestSchemaMatchesDocument(t *testing.T) {
 	root := schemaRoot(t)
 	kinds := map[string][]reflect.Kind{
 		"object": {reflect.Struct}, "array": {reflect.Slice}, "string": {reflect.String}, "boolean": {reflect.Bool},
+		"integer": {reflect.Int},
 	}
 	visited := 0
 	var walk func(path string, node map[string]any, typ reflect.Type)
@@ -187,7 +188,12 @@ registries:
 targets:
   - name: t
     file: {path: x}
+  - name: runners
+    pods: {selector: app=runner}
+  - name: cluster
+    secrets: {name: pull, namespaces: [web]}
 serve: {registry: {}}
+state: {secret: {}}
 `
 
 // TestDefaults holds the defaults that the schema names to what Parse fills in.
@@ -198,6 +204,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	registry, target := got.Registries[0], got.Targets[0]
+	pods, secrets := got.Targets[1].Pods, got.Targets[2].Secrets
 	mode := target.File.Mode
 	if mode == 0 {
 		mode = 0o600 // File.Mode says so
@@ -214,7 +221,14 @@ func TestDefaults(t *testing.T) {
 		".registries[].rotate.limit":                registry.Rotate.Limit,
 		".registries[].source.builtin.user":         registry.Source.Builtin.User,
 		".registries[].source.builtin.repositories": registry.Source.Builtin.Repositories,
+		".targets[].file.format":                    target.File.Format,
 		".targets[].file.mode":                      mode,
+		".targets[].pods.timeout":                   pods.Timeout,
+		".targets[].pods.resync":                    pods.Resync,
+		".targets[].secrets.adopt":                  secrets.Adopt,
+		".targets[].secrets.evict":                  secrets.Evict,
+		".targets[].secrets.restartAtOnce":          secrets.RestartAtOnce,
+		".state.secret.name":                        got.State.Name,
 	}
 	root := schemaRoot(t)
 	var walk func(path string, node map[string]any)
@@ -315,10 +329,10 @@ targets:
 			Probe:  "docker.io/acme/app:latest",
 		}},
 		Targets: []config.Target{
-			{Name: "build-host", File: &config.File{Paths: []string{"/home/me/.docker/config.json"}, UID: -1, GID: -1}},
+			{Name: "build-host", File: &config.File{Paths: []string{"/home/me/.docker/config.json"}, Format: config.FormatDocker, UID: -1, GID: -1}},
 			{
 				Name: "runners", Registries: []credential.Host{"gitea.example.com"},
-				File: &config.File{Paths: []string{"/home/*/.docker/config.json"}, UID: 1000, GID: 1000, Mode: 0o640},
+				File: &config.File{Paths: []string{"/home/*/.docker/config.json"}, Format: config.FormatDocker, UID: 1000, GID: 1000, Mode: 0o640},
 			},
 		},
 		Health: "127.0.0.1:9470",

@@ -1,6 +1,10 @@
 package config
 
-import "github.com/regkeeper/regkeeper/internal/secretref"
+import (
+	"strings"
+
+	"github.com/regkeeper/regkeeper/internal/secretref"
+)
 
 // The types of this file are the document as it is written. Its JSON Schema
 // says what each key means; a test holds the two together.
@@ -10,6 +14,14 @@ type (
 		Targets    []targetText   `yaml:"targets"`
 		Serve      serveText      `yaml:"serve"`
 		Resync     string         `yaml:"resync"`
+		State      *stateText     `yaml:"state"`
+	}
+	stateText struct {
+		Secret stateSecretText `yaml:"secret"`
+	}
+	stateSecretText struct {
+		Namespace string `yaml:"namespace"`
+		Name      string `yaml:"name"`
 	}
 	registryText struct {
 		Host     string     `yaml:"host"`
@@ -39,9 +51,10 @@ type (
 		Repositories []string `yaml:"repositories"`
 	}
 	secretText struct {
-		Env  string   `yaml:"env"`
-		File string   `yaml:"file"`
-		Exec []string `yaml:"exec"`
+		Env    string   `yaml:"env"`
+		File   string   `yaml:"file"`
+		Secret string   `yaml:"secret"`
+		Exec   []string `yaml:"exec"`
 	}
 	rotateText struct {
 		Every    string `yaml:"every"`
@@ -52,15 +65,39 @@ type (
 		Lifetime string `yaml:"lifetime"`
 	}
 	targetText struct {
-		Name       string    `yaml:"name"`
-		Registries []string  `yaml:"registries"`
-		File       *fileText `yaml:"file"`
+		Name       string       `yaml:"name"`
+		Registries []string     `yaml:"registries"`
+		Kubeconfig string       `yaml:"kubeconfig"`
+		Contexts   []string     `yaml:"contexts"`
+		Pods       *podsText    `yaml:"pods"`
+		Secrets    *secretsText `yaml:"secrets"`
+		File       *fileText    `yaml:"file"`
+	}
+	podsText struct {
+		Namespace  string   `yaml:"namespace"`
+		Namespaces []string `yaml:"namespaces"`
+		Selector   string   `yaml:"selector"`
+		Container  string   `yaml:"container"`
+		Path       string   `yaml:"path"`
+		Timeout    string   `yaml:"timeout"`
+		Resync     string   `yaml:"resync"`
+	}
+	secretsText struct {
+		Name              string   `yaml:"name"`
+		Namespaces        []string `yaml:"namespaces"`
+		NamespaceSelector string   `yaml:"namespaceSelector"`
+		ServiceAccounts   []string `yaml:"serviceAccounts"`
+		Adopt             bool     `yaml:"adopt"`
+		Restart           []string `yaml:"restart"`
+		RestartAtOnce     int      `yaml:"restartAtOnce"`
+		Evict             bool     `yaml:"evict"`
 	}
 	fileText struct {
-		Path  string   `yaml:"path"`
-		Paths []string `yaml:"paths"`
-		Owner string   `yaml:"owner"`
-		Mode  string   `yaml:"mode"`
+		Path   string   `yaml:"path"`
+		Paths  []string `yaml:"paths"`
+		Format string   `yaml:"format"`
+		Owner  string   `yaml:"owner"`
+		Mode   string   `yaml:"mode"`
 	}
 	serveText struct {
 		Registry *embeddedText `yaml:"registry"`
@@ -85,6 +122,9 @@ func (s secretText) ref(base string) secretref.Ref {
 	ref := secretref.Ref{Env: s.Env, Exec: s.Exec}
 	if s.File != "" {
 		ref.File = resolvePath(base, s.File)
+	}
+	if parts := strings.SplitN(s.Secret, "/", 3); len(parts) == 3 {
+		ref.Secret = secretref.ClusterKey{Namespace: parts[0], Name: parts[1], Key: parts[2]}
 	}
 	return ref
 }

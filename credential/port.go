@@ -85,6 +85,46 @@ type Watcher interface {
 	Watch(ctx context.Context, changed func(places ...Place)) error
 }
 
+// Confirmer is a target whose deliveries tell what the place holds then: reading
+// back takes no further look.
+type Confirmer interface {
+	Target
+	// DeliverConfirmed is Deliver, followed by Held for the hosts.
+	DeliverConfirmed(ctx context.Context, place Place, logins map[Host]Login, hosts []Host) (map[Host]Login, error)
+}
+
+// Lag is something about a target that has not followed its logins yet: a
+// workload that read a login that was replaced, say.
+type Lag struct {
+	// What is the thing that lags, as people know it, unique with Remedy in its
+	// target: a workload, a pod.
+	What string
+	// Remedy is what Follow does about it, in one word.
+	Remedy string
+	// Reason says why it lags.
+	Reason string
+	// After is the place that must hold the logins in force first; empty for
+	// none.
+	After Place
+	// Waits says why it must not follow yet; empty if it may.
+	Waits string
+	// Holds says that what lags may hold a login that was replaced.
+	Holds bool
+}
+
+// Follower is a target of which more depends than its places: once these hold
+// the logins in force, other things must follow.
+type Follower interface {
+	Target
+	// Behind lists what has not followed the logins, which are given by their
+	// ids, in a stable order. Of places it looks at what depends on these alone,
+	// unless none is given.
+	Behind(ctx context.Context, logins map[Host]string, places ...Place) ([]Lag, error)
+	// Follow does what the remedy of a lag is. ErrGone may be in the error's
+	// chain. What has followed already is no error.
+	Follow(ctx context.Context, lag Lag, logins map[Host]string) error
+}
+
 // Proof is how a login was shown to be good, and what it takes to ask again by
 // one request.
 type Proof struct {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/util/workqueue"
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/keeper"
@@ -25,6 +26,9 @@ type Setup struct {
 	Keeper *keeper.Keeper
 	// Watchers tell when a place may have changed, by target name.
 	Watchers map[string]credential.Watcher
+	// Origins tell, by name, when a login may have been changed where it comes
+	// from. They return as [credential.Watcher] does.
+	Origins map[string]func(ctx context.Context, changed func()) error
 	// Resync is how often everything is looked at, besides what is noticed.
 	Resync time.Duration
 	// Warnings are logged.
@@ -55,13 +59,16 @@ type Daemon struct {
 	// passing is held for reading during a pass, and for writing to swap
 	// setups between passes.
 	passing sync.RWMutex
-	mu      sync.Mutex // guards setup
+	mu      sync.Mutex // guards what follows
 	setup   *setup
+	// standby says that another works; Run has not been called yet.
+	standby bool
 }
 
 type setup struct {
 	Setup
 	cancel context.CancelFunc
+	queue  queue
 	health health
 }
 
@@ -81,9 +88,26 @@ func New(config Config) *Daemon {
 	}
 }
 
+// StandBy has the daemon say that it is well, and waits for its turn, until Run.
+func (d *Daemon) StandBy() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.standby = true
+}
+
+// standing says whether the daemon waits for its turn.
+func (d *Daemon) standing() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.standby
+}
+
 // Run makes passes until ctx ends. The error is that of the first Load; later
 // ones are logged, and the setup before stays.
 func (d *Daemon) Run(ctx context.Context) error {
+	d.mu.Lock()
+	d.standby = false
+	d.mu.Unlock()
 	group, ctx := errgroup.WithContext(ctx)
 	// From before the first Load on, so that no change falls between.
 	watch, stop := d.watchConfig()
@@ -123,14 +147,38 @@ func (d *Daemon) swap(ctx context.Context, group *errgroup.Group) error {
 		d.config.Log.Warn("configuration", "warning", warning)
 	}
 	watching, cancel := context.WithCancel(ctx)
+	s := &setup{Setup: next, cancel: cancel, queue: workqueue.NewTypedDelayingQueue[spot]()}
 	d.passing.Lock()
 	d.mu.Lock()
 	d.setup.cancel()
-	d.setup = &setup{Setup: next, cancel: cancel}
+	d.setup = s
 	d.mu.Unlock()
 	d.passing.Unlock()
+	context.AfterFunc(watching, s.queue.ShutDown)
+	group.Go(func() error {
+		d.tend(watching, s)
+		return nil
+	})
 	for name, watcher := range next.Watchers {
-		group.Go(func() error { return d.watch(watching, name, watcher) })
+		group.Go(func() error {
+			return d.watch(watching, "target "+name, func(ctx context.Context) error {
+				return watcher.Watch(ctx, func(places ...credential.Place) {
+					if len(places) == 0 {
+						notify(d.wake)
+					}
+					for _, place := range places {
+						s.queue.Add(spot{name, place})
+					}
+				})
+			})
+		})
+	}
+	for name, watch := range next.Origins {
+		group.Go(func() error {
+			return d.watch(watching, name, func(ctx context.Context) error {
+				return watch(ctx, func() { notify(d.check) })
+			})
+		})
 	}
 	d.config.Metrics.reloaded(true)
 	return nil
@@ -143,13 +191,13 @@ func (d *Daemon) current() *setup {
 	return d.setup
 }
 
-func (d *Daemon) watch(ctx context.Context, name string, watcher credential.Watcher) error {
+func (d *Daemon) watch(ctx context.Context, name string, watch func(context.Context) error) error {
 	for {
-		err := watcher.Watch(ctx, func(...credential.Place) { notify(d.wake) })
+		err := watch(ctx)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // the watch was told to end
 		}
-		d.config.Log.Warn("watch ended", "target", name, "error", err)
+		d.config.Log.Warn("watch ended", "of", name, "error", err)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -215,6 +263,7 @@ func (d *Daemon) pass(ctx context.Context, options keeper.Options) (keeper.Resul
 	if ctx.Err() != nil {
 		return result, err
 	}
+	s.requeue()
 	d.config.Metrics.passed(time.Since(began), err)
 	d.config.Metrics.status(result.Status)
 	if news := s.health.note(result.Status, err, time.Now()); news && len(result.Failed) == 0 {
@@ -228,7 +277,7 @@ func (d *Daemon) pass(ctx context.Context, options keeper.Options) (keeper.Resul
 func (d *Daemon) Sync(ctx context.Context, rotate keeper.Rotate) (keeper.Result, error) {
 	s := d.current()
 	if s.Keeper == nil {
-		return keeper.Result{}, errStarting()
+		return keeper.Result{}, d.notYet()
 	}
 	hosts, err := s.Keeper.Hosts(rotate)
 	if err != nil {
@@ -244,9 +293,17 @@ func (d *Daemon) Sync(ctx context.Context, rotate keeper.Rotate) (keeper.Result,
 func (d *Daemon) Status(ctx context.Context) (keeper.Status, error) {
 	s := d.current()
 	if s.Keeper == nil {
-		return keeper.Status{}, errStarting()
+		return keeper.Status{}, d.notYet()
 	}
 	return s.Keeper.Status(ctx)
+}
+
+// notYet is why there is no keeper.
+func (d *Daemon) notYet() error {
+	if d.standing() {
+		return problem.New(problem.Busy, "ask the one that leads: the Lease beside the state names it", "another regkeeper leads, and this one stands by")
+	}
+	return errStarting()
 }
 
 func errStarting() error {

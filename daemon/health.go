@@ -3,6 +3,7 @@ package daemon
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 
 // Condition is one thing that can be well or not.
 type Condition struct {
-	// Code names the condition: pass, registry or target.
+	// Code names the condition: pass, registry, target, or lease.
 	Code string `json:"code"`
 	// On is what the condition is of: a host, or a target and place.
 	On string `json:"on,omitempty"`
@@ -39,8 +40,23 @@ func (h *health) note(status keeper.Status, err error, at time.Time) (news bool)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	news = err != nil && (h.err == nil || h.err.Error() != err.Error())
+	status.Targets = slices.Clone(status.Targets)
 	h.status, h.err, h.at = status, err, at
 	return news
+}
+
+// place takes up how a place stands since the pass.
+func (h *health) place(row keeper.PlaceStatus) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	i := slices.IndexFunc(h.status.Targets, func(t keeper.PlaceStatus) bool { return t.Name == row.Name && t.Path == row.Path })
+	if i < 0 {
+		h.status.Targets = append(h.status.Targets, row)
+	} else {
+		h.status.Targets[i] = row
+	}
+	h.status.Ready = !slices.ContainsFunc(h.status.Registries, func(r keeper.RegistryStatus) bool { return r.Phase != keeper.OK }) &&
+		!slices.ContainsFunc(h.status.Targets, func(t keeper.PlaceStatus) bool { return t.Phase != keeper.OK })
 }
 
 // conditions lists how things stood at the end of the last pass.
@@ -86,6 +102,10 @@ func (d *Daemon) Health() http.Handler {
 		answer(w, condition.OK, []Condition{condition})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if d.standing() {
+			answer(w, true, []Condition{{Code: "lease", OK: true, Text: "another leads; this one stands by"}})
+			return
+		}
 		ready, list := d.current().health.conditions()
 		answer(w, ready, list)
 	})

@@ -14,7 +14,7 @@ type Metrics struct {
 	registry *prometheus.Registry
 
 	ready, expiration, renewal *prometheus.GaugeVec
-	placeReady                 *prometheus.GaugeVec
+	placeReady, places         *prometheus.GaugeVec
 	steps                      *prometheus.CounterVec
 	deliveries, verifications  *prometheus.CounterVec
 	passes                     *prometheus.HistogramVec
@@ -34,7 +34,8 @@ func NewMetrics(version string) *Metrics {
 		ready:         gauge("credential_ready_status", "Whether a login is in force and, unless verify is off, accepted (1) or not (0).", "registry"),
 		expiration:    gauge("credential_expiration_timestamp_seconds", "When the login in force ends by itself; 0 for never.", "registry"),
 		renewal:       gauge("credential_renewal_timestamp_seconds", "When the login in force is due to be replaced; 0 for never.", "registry"),
-		placeReady:    gauge("place_ready_status", "Whether the place holds the logins in force (1) or not (0).", "target", "place"),
+		placeReady:    gauge("place_ready_status", "Whether a file holds the logins in force (1) or not (0).", "target", "place"),
+		places:        gauge("places", "Places of a target, by phase.", "target", "phase"),
 		steps:         counter("step_total", "Steps taken, by action and result.", "action", "registry", "result"),
 		deliveries:    counter("delivery_total", "Deliveries to places, by result.", "target", "result"),
 		verifications: counter("verify_total", "Attempts to get a login verified and put in force, by result.", "registry", "result"),
@@ -46,7 +47,7 @@ func NewMetrics(version string) *Metrics {
 	}
 	build := gauge("build_info", "The version that runs; always 1.", "version")
 	build.WithLabelValues(version).Set(1)
-	m.registry.MustRegister(m.ready, m.expiration, m.renewal, m.placeReady, m.steps, m.deliveries, m.verifications,
+	m.registry.MustRegister(m.ready, m.expiration, m.renewal, m.placeReady, m.places, m.steps, m.deliveries, m.verifications,
 		m.passes, m.reloads, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -96,7 +97,7 @@ func (m *Metrics) status(status keeper.Status) {
 	if m == nil {
 		return
 	}
-	for _, gauge := range []*prometheus.GaugeVec{m.ready, m.expiration, m.renewal, m.placeReady} {
+	for _, gauge := range []*prometheus.GaugeVec{m.ready, m.expiration, m.renewal, m.placeReady, m.places} {
 		gauge.Reset()
 	}
 	for _, r := range status.Registries {
@@ -106,7 +107,12 @@ func (m *Metrics) status(status keeper.Status) {
 		m.renewal.WithLabelValues(host).Set(seconds(r.NextRotation))
 	}
 	for _, t := range status.Targets {
-		m.placeReady.WithLabelValues(t.Name, t.Path).Set(truth(t.Phase == keeper.OK))
+		m.places.WithLabelValues(t.Name, string(t.Phase)).Inc()
+		// A cluster has thousands of places, and pods come and go: a series for
+		// each would outgrow what is measured.
+		if t.Kind == "file" {
+			m.placeReady.WithLabelValues(t.Name, t.Path).Set(truth(t.Phase == keeper.OK))
+		}
 	}
 }
 

@@ -10,16 +10,16 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"iter"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/tailscale/hujson"
 
 	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/disk"
 	"github.com/regkeeper/regkeeper/problem"
 )
-
-const damagedHint = "repair the document or move it away; it is left as it is until then"
 
 // Document is one config.json, held as the exact text that was read. Bytes
 // that no method changes come out as they went in: key order, white space,
@@ -41,7 +41,7 @@ func Parse(text []byte) (*Document, error) {
 	}
 	root, err := hujson.Parse(bytes.Clone(text))
 	if err != nil {
-		return nil, problem.New(problem.Damaged, damagedHint, "document is no JSON")
+		return nil, problem.New(problem.Damaged, disk.DamagedHint, "document is no JSON")
 	}
 	d := &Document{root: root}
 	if _, ok := root.Value.(*hujson.Object); !ok {
@@ -83,7 +83,7 @@ func checkSyntax(text []byte) error {
 		line, column = position(text, len(text))
 		what = "it ends too early"
 	}
-	return problem.New(problem.Damaged, damagedHint, "broken JSON at line %d, column %d: %s", line, column, what)
+	return problem.New(problem.Damaged, disk.DamagedHint, "broken JSON at line %d, column %d: %s", line, column, what)
 }
 
 // position counts lines and, in a line, characters, both from one.
@@ -95,7 +95,7 @@ func position(text []byte, offset int) (line, column int) {
 func (d *Document) wrongKind(v *hujson.Value, name string) error {
 	d.root.UpdateOffsets()
 	line, column := position(d.root.Pack(), v.StartOffset)
-	return problem.New(problem.Damaged, damagedHint, "%s is no object at line %d, column %d", name, line, column)
+	return problem.New(problem.Damaged, disk.DamagedHint, "%s is no object at line %d, column %d", name, line, column)
 }
 
 // Bytes is the document as text.
@@ -162,7 +162,36 @@ func (d *Document) entry(key string) *hujson.ObjectMember {
 // that regkeeper writes. There is none if the entry holds a token instead of a
 // username and password, since clients would send that in their place.
 func (d *Document) Login(host credential.Host) (credential.Login, bool) {
-	member := d.entry(host.Key())
+	return d.login(host.Key())
+}
+
+// Logins lists what clients find under "auths": each key as it is written, in
+// the order of the first of its name, with its login. Entries that hold a token
+// in place of a username and password are left out.
+func (d *Document) Logins() iter.Seq2[string, credential.Login] {
+	return func(yield func(string, credential.Login) bool) {
+		seen := map[string]bool{}
+		for _, auths := range d.auths() {
+			object, ok := auths.Value.Value.(*hujson.Object)
+			if !ok {
+				continue
+			}
+			for i := range object.Members {
+				key := text(object.Members[i].Name)
+				if seen[key] {
+					continue
+				}
+				seen[key] = true
+				if login, ok := d.login(key); ok && !yield(key, login) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (d *Document) login(key string) (credential.Login, bool) {
+	member := d.entry(key)
 	if member == nil {
 		return credential.Login{}, false
 	}

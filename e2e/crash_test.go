@@ -285,7 +285,7 @@ func crash(point, configPath, data string) {
 		if err != nil {
 			return err
 		}
-		opened, err := app.Open(data)
+		opened, err := app.Open(context.Background(), c, data, app.Options{})
 		if err != nil {
 			return err
 		}

@@ -16,6 +16,9 @@ func TestMain(m *testing.M) {
 		return
 	}
 	code := m.Run()
+	if !shared.end() {
+		code = max(code, 1)
+	}
 	if binFolder != "" {
 		os.RemoveAll(binFolder)
 	}

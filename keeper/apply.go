@@ -48,6 +48,7 @@ func (k *Keeper) apply(ctx context.Context, obs Observation, plan Plan) (done []
 		case Deliver:
 			key := placeKey(step.Target, step.Place)
 			byPlace[key] = append(byPlace[key], step)
+		case Follow:
 		default:
 			byHost[step.Host] = append(byHost[step.Host], step)
 		}
@@ -56,6 +57,9 @@ func (k *Keeper) apply(ctx context.Context, obs Observation, plan Plan) (done []
 		return ledger.done, ledger.failed, err
 	}
 	if err := k.applyPlaces(ctx, obs, byPlace, ledger); err != nil {
+		return ledger.done, ledger.failed, err
+	}
+	if err := k.applyFollows(ctx, obs, plan, ledger); err != nil {
 		return ledger.done, ledger.failed, err
 	}
 	err = k.applyEnds(ctx, obs, byHost, ledger)
@@ -301,88 +305,107 @@ func (k *Keeper) promote(ctx context.Context, host credential.Host, login *state
 }
 
 // applyPlaces delivers, each place once for all its registries, and reads back
-// what arrived.
+// what arrived. The places' views are those of after.
 func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[string][]Step, ledger *ledger) error {
 	if len(steps) == 0 {
 		return nil
 	}
-	var mu sync.Mutex
-	delivered := map[string]map[credential.Place]time.Time{}
 	refused := map[credential.Host]string{}
-	currents := map[credential.Host]*state.Credential{}
 	for _, view := range obs.Registries {
-		currents[view.Host] = k.entry(view.Host).Current
 		if view.Journal.Current != nil && errors.Is(view.Check, credential.ErrRefused) {
 			refused[view.Host] = view.Journal.Current.ID
 		}
 	}
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(k.config.Parallel)
-	for _, view := range obs.Places {
+	served := false
+	for i := range obs.Places {
+		view := &obs.Places[i]
 		todo := steps[placeKey(view.Target, view.Place)]
-		logins := map[credential.Host]credential.Login{}
-		todo = slices.DeleteFunc(slices.Clone(todo), func(s Step) bool {
-			current := currents[s.Host]
-			if current == nil {
-				return true
-			}
-			// The login that was to be replaced may be in force still, and
-			// refused.
-			held, ok := view.Held[s.Host]
-			if refused[s.Host] == current.ID || view.Err == nil && ok && held.Equal(current.Login()) {
-				return true
-			}
-			logins[s.Host] = current.Login()
-			return false
-		})
 		if len(todo) == 0 {
 			continue
 		}
-		for i := range todo {
-			todo[i].Credential = currents[todo[i].Host].ID
-		}
+		served = true
 		group.Go(func() error {
-			began := time.Now()
-			err := k.deliver(gctx, view, logins)
-			gone := errors.Is(err, credential.ErrGone)
-			if gone {
-				err = nil
-			}
-			if err == nil && !gone {
-				mu.Lock()
-				if delivered[view.Target] == nil {
-					delivered[view.Target] = map[credential.Place]time.Time{}
-				}
-				delivered[view.Target][view.Place] = k.config.Now()
-				mu.Unlock()
-			}
-			if gctx.Err() == nil {
-				k.settle(placeKey(view.Target, view.Place), err)
-				if view.Err != nil {
-					k.unread(placeKey(view.Target, view.Place))
-				}
-			}
-			for _, step := range todo {
-				ledger.add(step, began, err)
-			}
+			unlock := k.lockPlace(view.Target, view.Place)
+			defer unlock()
+			k.servePlace(gctx, view, todo, refused, ledger)
 			return gctx.Err()
 		})
 	}
 	// What was delivered is noted also when the pass is cut short.
 	waitErr := group.Wait()
-	if len(delivered) > 0 {
-		err := k.journal(ctx, func(d *state.Document) {
-			for target, places := range delivered {
-				for place, at := range places {
-					*d.Place(target, place) = state.Place{Delivered: at, Verified: at}
-				}
-			}
-		})
-		if err != nil {
+	if served {
+		if err := k.Flush(ctx); err != nil {
 			return fmt.Errorf("%w: %w", errJournal, err)
 		}
 	}
 	return waitErr
+}
+
+// servePlace carries out the steps of one place, whose lock the caller holds.
+// The view is then that of after.
+func (k *Keeper) servePlace(ctx context.Context, view *PlaceView, todo []Step, refused map[credential.Host]string, ledger *ledger) {
+	logins := map[credential.Host]credential.Login{}
+	var steps []Step
+	for _, step := range todo {
+		current := k.entry(step.Host).Current
+		// The login that was to be replaced may be in force still, and refused.
+		if current == nil || refused[step.Host] == current.ID {
+			continue
+		}
+		if held, ok := view.Held[step.Host]; view.Err == nil && ok && held.Equal(current.Login()) {
+			continue
+		}
+		logins[step.Host] = current.Login()
+		step.Credential = current.ID
+		steps = append(steps, step)
+	}
+	if len(steps) == 0 {
+		return
+	}
+	began := time.Now()
+	held, err := k.deliver(ctx, *view, logins)
+	gone := errors.Is(err, credential.ErrGone)
+	switch {
+	case gone:
+		view.Held, view.Err, err = nil, err, nil
+	case err == nil:
+		view.Held, view.Err, view.At = held, nil, k.config.Now()
+	}
+	k.saw(k.target(view.Target), *view)
+	if ctx.Err() == nil {
+		unread := err != nil && view.Err != nil
+		k.settlePlace(view.Target, view.Place, err)
+		if unread {
+			k.unread(placeKey(view.Target, view.Place))
+		}
+		k.served(view.Target, view.Place, gone, err)
+	}
+	for _, step := range steps {
+		ledger.add(step, began, err)
+	}
+}
+
+// served notes how serving a place ended. It may be lost: nothing depends on it.
+func (k *Keeper) served(target string, place credential.Place, gone bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.config.Now()
+	switch known := k.doc.Places[target][place]; {
+	case gone:
+		if known == nil {
+			return
+		}
+		delete(k.doc.Places[target], place)
+	case err == nil:
+		*k.doc.Place(target, place) = state.Place{Delivered: now, Verified: now}
+	case known != nil && known.Trouble != nil && sameTrouble(known.Trouble.Text, err.Error()):
+		return
+	default:
+		k.doc.Place(target, place).Trouble = &state.Trouble{Text: err.Error(), Hint: problem.HintOf(err), Since: now}
+	}
+	k.unsaved = true
 }
 
 // deliverTries is how often a delivery is made anew when another program took
@@ -390,16 +413,13 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 const deliverTries = 5
 
 // deliver writes logins into a place and reads them back.
-func (k *Keeper) deliver(ctx context.Context, view PlaceView, logins map[credential.Host]credential.Login) error {
+func (k *Keeper) deliver(ctx context.Context, view PlaceView, logins map[credential.Host]credential.Login) (map[credential.Host]credential.Login, error) {
 	target := k.target(view.Target)
 	var missing credential.Host
 	for range deliverTries {
-		if err := target.Deliver(ctx, view.Place, logins); err != nil {
-			return err
-		}
-		held, err := target.Held(ctx, view.Place, view.Hosts)
+		held, err := deliverOnce(ctx, target, view, logins)
 		if err != nil {
-			return fmt.Errorf("read back: %w", err)
+			return nil, err
 		}
 		missing = ""
 		for host, login := range logins {
@@ -408,11 +428,58 @@ func (k *Keeper) deliver(ctx context.Context, view PlaceView, logins map[credent
 			}
 		}
 		if missing == "" {
-			return nil
+			return held, nil
 		}
 	}
-	return problem.New(problem.Busy, "find the program that writes there too",
+	return nil, problem.New(problem.Busy, "find the program that writes there too",
 		"the login for %s was gone when it was read back, %d times", missing, deliverTries)
+}
+
+func deliverOnce(ctx context.Context, target Target, view PlaceView, logins map[credential.Host]credential.Login) (map[credential.Host]credential.Login, error) {
+	if confirmer, ok := target.Target.(credential.Confirmer); ok {
+		return confirmer.DeliverConfirmed(ctx, view.Place, logins, view.Hosts)
+	}
+	if err := target.Deliver(ctx, view.Place, logins); err != nil {
+		return nil, err
+	}
+	held, err := target.Held(ctx, view.Place, view.Hosts)
+	if err != nil {
+		return nil, fmt.Errorf("read back: %w", err)
+	}
+	return held, nil
+}
+
+// applyFollows has what depends on places follow.
+func (k *Keeper) applyFollows(ctx context.Context, obs Observation, plan Plan, ledger *ledger) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(k.config.Parallel)
+	for _, step := range plan.Changes() {
+		if step.Action != Follow {
+			continue
+		}
+		i := slices.IndexFunc(obs.Lags, func(l LagView) bool {
+			return l.Target == step.Target && l.What == string(step.Place) && l.Remedy == step.Remedy
+		})
+		lag := obs.Lags[i]
+		group.Go(func() error {
+			k.follow(ctx, lag, step, ledger)
+			return ctx.Err()
+		})
+	}
+	return group.Wait()
+}
+
+func (k *Keeper) follow(ctx context.Context, lag LagView, step Step, ledger *ledger) {
+	began := time.Now()
+	follower, _ := k.target(lag.Target).Target.(credential.Follower)
+	err := follower.Follow(ctx, lag.Lag, k.ids(lag.Hosts))
+	if errors.Is(err, credential.ErrGone) {
+		err = nil
+	}
+	if ctx.Err() == nil {
+		k.settle(lagKey(lag.Target, lag.Lag), err)
+	}
+	ledger.add(step, began, err)
 }
 
 func (k *Keeper) target(name string) Target {
@@ -452,13 +519,13 @@ func (k *Keeper) applyEnds(ctx context.Context, obs Observation, steps map[crede
 	}
 	// A writer that read a place before the delivery and replaced it after has
 	// brought the old login back: look again at the last moment.
-	places := k.readPlaces(ctx)
+	obs.Places, obs.Lags = k.readPlaces(ctx, true), k.lags(ctx, "")
 	for _, step := range revokes {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		began := time.Now()
-		err := k.revoke(ctx, step, obs, places)
+		err := k.revoke(ctx, step, obs)
 		if errors.Is(err, errChanged) {
 			continue
 		}
@@ -477,12 +544,13 @@ func (k *Keeper) applyEnds(ctx context.Context, obs Observation, steps map[crede
 // at the last moment. Nothing failed: the next plan has what to do instead.
 var errChanged = errors.New("not revoked after all")
 
-func (k *Keeper) revoke(ctx context.Context, step Step, obs Observation, places []PlaceView) error {
+func (k *Keeper) revoke(ctx context.Context, step Step, obs Observation) error {
 	i := slices.IndexFunc(obs.Registries, func(v View) bool { return v.Host == step.Host })
 	view := obs.Registries[i]
 	view.Journal = k.entry(step.Host)
 	j := slices.IndexFunc(view.Journal.Retired, func(r *state.Retired) bool { return r.ID == step.Credential })
-	again := decideRetired(view, view.Journal.Retired[j], Observation{Now: k.config.Now(), Registries: obs.Registries, Places: places})
+	obs.Now = k.config.Now()
+	again := decideRetired(view, view.Journal.Retired[j], obs)
 	if again.Action != Revoke {
 		return errChanged
 	}

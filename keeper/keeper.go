@@ -59,6 +59,13 @@ type Target struct {
 	Kind string
 	// Hosts are the registries; none means all.
 	Hosts []credential.Host
+	// Tended says that places which failed are tried again by [Keeper.Tend], and
+	// no pass is due for that.
+	Tended bool
+	// Reread is how long what was found in a place counts, where a look takes a
+	// request, and may hang: a place that failed is not looked at before its
+	// next try then. Zero has each pass look at each place.
+	Reread time.Duration
 }
 
 // Event is something that was done, or that could not be.
@@ -93,11 +100,22 @@ type Keeper struct {
 	// running makes passes single: one at a time.
 	running sync.Mutex
 
-	mu      sync.Mutex // guards what follows
-	doc     *state.Document
-	checks  map[credential.Host]finding
+	mu     sync.Mutex // guards what follows
+	doc    *state.Document
+	checks map[credential.Host]finding
+	// stale says that someone else has changed the document in the store.
+	stale bool
+	// unsaved says that doc has more than the store, of what may be lost: when
+	// places were served, and what is wrong with them.
+	unsaved bool
 	retries map[string]*retry
 	next    time.Time
+	// seen is what was found in the places that are not looked at each time.
+	seen map[string]PlaceView
+	// held has a lock for each place that is being served.
+	held map[string]*placeLock
+	// healed has when a place was last served for having changed.
+	healed map[string][]time.Time
 }
 
 // finding is what a registry and its source said last.
@@ -111,6 +129,11 @@ type finding struct {
 type retry struct {
 	backoff backoff.ExponentialBackOff
 	at      time.Time
+	// err is the last failure.
+	err error
+	// target and place are set for a place.
+	target string
+	place  credential.Place
 	// unread says that a place could not be read when it failed: the failure is
 	// over when it can.
 	unread bool
@@ -136,7 +159,11 @@ func New(config Config) *Keeper {
 	if config.Report == nil {
 		config.Report = func(Event) {}
 	}
-	return &Keeper{config: config, checks: map[credential.Host]finding{}, retries: map[string]*retry{}}
+	return &Keeper{
+		config: config, checks: map[credential.Host]finding{}, retries: map[string]*retry{},
+		held: map[string]*placeLock{}, healed: map[string][]time.Time{},
+		seen: map[string]PlaceView{},
+	}
 }
 
 // Options are what one pass does besides what is due.
@@ -194,8 +221,9 @@ func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
 	var result Result
 	var obs Observation
 	rotate := options.Rotate
+	look := look{ask: !options.Places, fresh: options.Impatient || len(rotate) > 0}
 	for range maxRounds {
-		obs = k.observe(ctx, rotate, !options.Places)
+		obs = k.observe(ctx, rotate, look)
 		if err := ctx.Err(); err != nil {
 			return result, err
 		}
@@ -213,6 +241,7 @@ func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
 		// A rotation that was asked for has been tried: it is not to be
 		// repeated for having failed.
 		rotate = nil
+		look.fresh = false
 		if len(done) == 0 {
 			break
 		}
@@ -255,7 +284,7 @@ func (k *Keeper) Plan(ctx context.Context, options Options) (Plan, error) {
 	if err := k.load(ctx); err != nil {
 		return Plan{}, err
 	}
-	obs := k.observe(ctx, options.Rotate, true)
+	obs := k.observe(ctx, options.Rotate, look{ask: true, fresh: true})
 	return Decide(obs), ctx.Err()
 }
 
@@ -267,11 +296,18 @@ func (k *Keeper) Next() time.Time {
 	return k.next
 }
 
+// soonest is when a pass is due. What [Keeper.Tend] tries again is not its.
 func (k *Keeper) soonest(plan Plan) time.Time {
-	next := plan.Next()
+	tended := map[string]bool{}
+	for _, t := range k.config.Targets {
+		tended[t.Name] = t.Tended
+	}
+	next := Plan{slices.DeleteFunc(slices.Clone(plan.Steps), func(s Step) bool {
+		return s.Action == Wait && s.Place != "" && tended[s.Target]
+	})}.Next()
 	now := k.config.Now()
 	for _, r := range k.retries {
-		if r.at.After(now) && (next.IsZero() || r.at.Before(next)) {
+		if r.at.After(now) && !tended[r.target] && (next.IsZero() || r.at.Before(next)) {
 			next = r.at
 		}
 	}
@@ -326,14 +362,14 @@ func (k *Keeper) Registries() []credential.Host {
 func (k *Keeper) load(ctx context.Context) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.doc != nil {
+	if k.doc != nil && !k.stale {
 		return nil
 	}
 	doc, err := k.config.Store.Load(ctx)
 	if err != nil {
 		return fmt.Errorf("load state: %w", err)
 	}
-	k.doc = doc
+	k.doc, k.stale, k.unsaved = doc, false, false
 	return nil
 }
 
@@ -346,9 +382,10 @@ func (k *Keeper) journal(ctx context.Context, change func(*state.Document)) erro
 	change(changed)
 	// A step that was begun is journaled also when the pass is cancelled.
 	if err := k.config.Store.Save(context.WithoutCancel(ctx), changed); err != nil {
+		k.stale = k.stale || errors.Is(err, state.ErrChanged)
 		return fmt.Errorf("journal: %w", err)
 	}
-	k.doc = changed
+	k.doc, k.unsaved = changed, false
 	return nil
 }
 
@@ -390,7 +427,18 @@ func (k *Keeper) settle(key string, err error) {
 		r.backoff.Reset()
 		k.retries[key] = r
 	}
-	r.at = k.config.Now().Add(r.backoff.NextBackOff())
+	r.at, r.err = k.config.Now().Add(r.backoff.NextBackOff()), err
+}
+
+// settlePlace is settle for a place.
+func (k *Keeper) settlePlace(target string, place credential.Place, err error) {
+	key := placeKey(target, place)
+	k.settle(key, err)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r, ok := k.retries[key]; ok {
+		r.target, r.place = target, place
+	}
 }
 
 // unread notes that a place that failed could not be read, and readable that it

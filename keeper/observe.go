@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -16,16 +18,24 @@ import (
 	"github.com/regkeeper/regkeeper/state"
 )
 
+// look says how closely an observation looks.
+type look struct {
+	// ask asks the registries and the sources.
+	ask bool
+	// fresh looks into places also where what was found before would do.
+	fresh bool
+}
+
 // observe reads everything that a plan is made from: one request to each
 // registry whose login is in force, and a look at each place. Failures are
 // part of what is found.
-func (k *Keeper) observe(ctx context.Context, rotate []credential.Host, ask bool) Observation {
+func (k *Keeper) observe(ctx context.Context, rotate []credential.Host, how look) Observation {
 	obs := Observation{Now: k.config.Now(), Registries: make([]View, len(k.config.Registries))}
 	var group errgroup.Group
 	group.SetLimit(k.config.Parallel)
 	for i, registry := range k.config.Registries {
 		group.Go(func() error {
-			obs.Registries[i] = k.look(ctx, registry, ask)
+			obs.Registries[i] = k.look(ctx, registry, how.ask)
 			return nil
 		})
 	}
@@ -35,9 +45,49 @@ func (k *Keeper) observe(ctx context.Context, rotate []credential.Host, ask bool
 			obs.Registries[i].Asked = obs.Registries[i].Asked || obs.Registries[i].Host == host
 		}
 	}
-	obs.Places = k.readPlaces(ctx)
+	obs.Places = k.readPlaces(ctx, how.fresh)
+	obs.Lags = k.lags(ctx, "")
 	obs.Unkept = k.unkept()
 	return obs
+}
+
+// lags asks what has not followed the logins in force: of one target what
+// depends on the places, or, without a name, of all targets everything.
+func (k *Keeper) lags(ctx context.Context, name string, places ...credential.Place) []LagView {
+	var views []LagView
+	for _, target := range k.config.Targets {
+		follower, ok := target.Target.(credential.Follower)
+		if !ok || name != "" && target.Name != name {
+			continue
+		}
+		hosts := k.hosts(target)
+		logins := k.ids(hosts)
+		if len(logins) == 0 {
+			continue
+		}
+		found, err := follower.Behind(ctx, logins, places...)
+		if err != nil {
+			views = append(views, LagView{Target: target.Name, Hosts: hosts, Err: fmt.Errorf("list what depends on its places: %w", err)})
+			continue
+		}
+		for _, lag := range found {
+			views = append(views, LagView{Target: target.Name, Hosts: hosts, Lag: lag, Retry: k.retryAt(lagKey(target.Name, lag))})
+		}
+	}
+	return views
+}
+
+// ids are the ids of the logins in force.
+func (k *Keeper) ids(hosts []credential.Host) map[credential.Host]string {
+	ids := map[credential.Host]string{}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, host := range hosts {
+		if r, ok := k.doc.Registries[host]; ok && r.Current != nil {
+			ids[host] = r.Current.ID
+		}
+	}
+	return ids
 }
 
 // unkept are the journals of registries that are not configured any more.
@@ -85,8 +135,10 @@ func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {
 	return view
 }
 
-// readPlaces lists all places of all targets and reads what they hold.
-func (k *Keeper) readPlaces(ctx context.Context) []PlaceView {
+// readPlaces lists all places of all targets and reads what they hold. Where a
+// look takes a request, what was found a while ago will do unless it is to be
+// fresh, and what failed is not looked at before its next try.
+func (k *Keeper) readPlaces(ctx context.Context, fresh bool) []PlaceView {
 	listed := make([][]PlaceView, len(k.config.Targets))
 	var group errgroup.Group
 	group.SetLimit(k.config.Parallel)
@@ -99,9 +151,7 @@ func (k *Keeper) readPlaces(ctx context.Context) []PlaceView {
 				return nil
 			}
 			for _, place := range places {
-				listed[i] = append(listed[i], PlaceView{
-					Target: target.Name, Place: place, Hosts: hosts, Retry: k.retryAt(placeKey(target.Name, place)),
-				})
+				listed[i] = append(listed[i], PlaceView{Target: target.Name, Place: place, Hosts: hosts})
 			}
 			return nil
 		})
@@ -116,21 +166,89 @@ func (k *Keeper) readPlaces(ctx context.Context) []PlaceView {
 		}
 	}
 	for i := range views {
-		if views[i].Err != nil {
+		view, target := &views[i], targets[i]
+		if view.Err != nil {
 			continue
 		}
-		group.Go(func() error {
-			view := &views[i]
-			view.Held, view.Err = targets[i].Held(ctx, view.Place, view.Hosts)
-			if view.Err == nil {
-				k.readable(placeKey(view.Target, view.Place))
-				view.Retry = k.retryAt(placeKey(view.Target, view.Place))
+		if target.Reread > 0 {
+			key := placeKey(view.Target, view.Place)
+			if err := k.putOff(key); err != nil {
+				view.Err, view.Retry = err, k.retryAt(key)
+				continue
 			}
+			if before, ok := k.sight(key); ok && !fresh && k.config.Now().Sub(before.At) < target.Reread {
+				*view = before
+				continue
+			}
+		}
+		group.Go(func() error {
+			k.read(ctx, target, view)
 			return nil
 		})
 	}
 	_ = group.Wait()
+	k.forget(views)
 	return views
+}
+
+// read looks into a place.
+func (k *Keeper) read(ctx context.Context, target Target, view *PlaceView) {
+	view.At = k.config.Now()
+	view.Held, view.Err = target.Held(ctx, view.Place, view.Hosts)
+	key := placeKey(view.Target, view.Place)
+	if view.Err == nil {
+		k.readable(key)
+	}
+	view.Retry = k.retryAt(key)
+	k.saw(target, *view)
+}
+
+// saw keeps what was found in a place, for as long as it counts.
+func (k *Keeper) saw(target Target, view PlaceView) {
+	if target.Reread == 0 {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	key := placeKey(view.Target, view.Place)
+	if view.Err != nil {
+		delete(k.seen, key)
+		return
+	}
+	view.Retry = time.Time{}
+	k.seen[key] = view
+}
+
+func (k *Keeper) sight(key string) (PlaceView, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	view, ok := k.seen[key]
+	return view, ok
+}
+
+// forget drops what is known of places that are not listed any more.
+func (k *Keeper) forget(views []PlaceView) {
+	listed := map[string]bool{}
+	for _, view := range views {
+		listed[placeKey(view.Target, view.Place)] = true
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	maps.DeleteFunc(k.seen, func(key string, _ PlaceView) bool { return !listed[key] })
+	maps.DeleteFunc(k.healed, func(key string, _ []time.Time) bool { return !listed[key] })
+}
+
+// putOff is the failure for which a try is put off; nil if it may be made.
+func (k *Keeper) putOff(key string) error {
+	if !k.retryAt(key).After(k.config.Now()) {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if r, ok := k.retries[key]; ok {
+		return r.err
+	}
+	return nil
 }
 
 // trouble is a failure that stands at the end of a pass.
@@ -228,9 +346,20 @@ func (k *Keeper) recordTroubles(ctx context.Context, obs Observation, result Res
 		set(&place.Trouble, troubleKey("", view.Target, view.Place))
 		listed[view.Target][view.Place] = place
 	}
+	// What was served since the places were listed is known too.
+	for target, places := range doc.Places {
+		for place, p := range places {
+			if listed[target] != nil && listed[target][place] == nil && p.Delivered.After(obs.Now) {
+				listed[target][place] = p
+			}
+		}
+	}
 	doc.Places = listed
 	after, err := state.Encode(doc)
-	if err != nil || bytes.Equal(before, after) {
+	k.mu.Lock()
+	unsaved := k.unsaved
+	k.mu.Unlock()
+	if err != nil || bytes.Equal(before, after) && !unsaved {
 		return err
 	}
 	return k.journal(ctx, func(d *state.Document) { *d = *doc })

@@ -27,6 +27,8 @@ const (
 	Verify Action = "verify"
 	// Deliver writes the login in force into a place.
 	Deliver Action = "deliver"
+	// Follow has something that depends on a place follow its logins.
+	Follow Action = "follow"
 	// Release starts the overlap of a login that every place has left.
 	Release Action = "release"
 	// Hold ends the overlap of a login that came back into a place.
@@ -46,11 +48,14 @@ func (a Action) changes() bool { return a != Keep && a != Wait }
 
 // Step is one thing to do, or to leave, with the reason for it.
 type Step struct {
-	Action Action          `json:"action"`
-	Host   credential.Host `json:"host"`
-	// Target and Place are set for a place.
+	Action Action `json:"action"`
+	// Host is empty for what follows several registries' logins.
+	Host credential.Host `json:"host"`
+	// Target and Place are set for a place, and for what depends on one.
 	Target string           `json:"target,omitempty"`
 	Place  credential.Place `json:"place,omitempty"`
+	// Remedy is what a Follow does.
+	Remedy string `json:"remedy,omitempty"`
 	// Credential is the id of the login concerned, if it has one yet.
 	Credential string `json:"credential,omitempty"`
 	Reason     string `json:"reason"`
@@ -62,7 +67,10 @@ type Step struct {
 // String is the step in one line.
 func (s Step) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-8s %s", s.Action, s.Host)
+	fmt.Fprintf(&b, "%-8s", s.Action)
+	if s.Host != "" {
+		fmt.Fprintf(&b, " %s", s.Host)
+	}
 	if s.Target != "" {
 		fmt.Fprintf(&b, " -> %s", s.Target)
 		if s.Place != "" {
@@ -132,10 +140,23 @@ type PlaceView struct {
 	// Hosts are the registries whose logins belong there.
 	Hosts []credential.Host
 	Held  map[credential.Host]credential.Login
+	// At is when it was looked at.
+	At time.Time
 	// Err is why the place cannot be read; it may then hold anything. For a
 	// target that could not list its places, Place is empty.
 	Err error
 	// Retry is when the place may be tried again after a failure.
+	Retry time.Time
+}
+
+// LagView is what was found to depend on a place, and not to have followed it.
+type LagView struct {
+	Target string
+	Hosts  []credential.Host
+	credential.Lag
+	// Err is why a target could not tell; What is empty then.
+	Err error
+	// Retry is when it may be tried again after a failure.
 	Retry time.Time
 }
 
@@ -144,6 +165,7 @@ type Observation struct {
 	Now        time.Time
 	Registries []View
 	Places     []PlaceView
+	Lags       []LagView
 	// Unkept are the journals of registries that are not configured any more.
 	Unkept map[credential.Host]*state.Registry
 }
@@ -170,6 +192,9 @@ func Decide(obs Observation) Plan {
 				plan.Steps = append(plan.Steps, decidePlace(view, place, obs.Now, renewed)...)
 			}
 		}
+	}
+	for _, lag := range obs.Lags {
+		plan.Steps = append(plan.Steps, decideLag(lag, obs, renewed))
 	}
 	for _, view := range obs.Registries {
 		for _, retired := range view.Journal.Retired {
@@ -354,6 +379,50 @@ func decidePlace(view View, place PlaceView, now time.Time, renewed map[credenti
 	return []Step{step}
 }
 
+// decideLag decides about something that has not followed a place: it waits
+// until the place holds logins that are in force, stay so, and are good.
+func decideLag(lag LagView, obs Observation, renewed map[credential.Host]string) Step {
+	step := Step{Action: Follow, Target: lag.Target, Place: credential.Place(lag.What), Remedy: lag.Remedy, Reason: lag.Reason}
+	if lag.Err != nil {
+		step.Action, step.Reason = Wait, lag.Err.Error()
+		return step
+	}
+	for _, view := range obs.Registries {
+		if !slices.Contains(lag.Hosts, view.Host) {
+			continue
+		}
+		if _, renew := renewed[view.Host]; renew {
+			step.Action = Keep
+			step.Reason += fmt.Sprintf("; the login for %s changes first", view.Host)
+			return step
+		}
+		if errors.Is(view.Check, credential.ErrRefused) {
+			step.Action = Keep
+			step.Reason += fmt.Sprintf("; the login for %s is refused", view.Host)
+			return step
+		}
+		i := slices.IndexFunc(obs.Places, func(p PlaceView) bool { return p.Target == lag.Target && p.Place == lag.After })
+		if lag.After == "" || view.Journal.Current == nil {
+			continue
+		}
+		if i < 0 || obs.Places[i].Err != nil || holdingOf(view, obs.Places[i]) != inForce {
+			step.Action = Keep
+			step.Reason += fmt.Sprintf("; %s must hold the login for %s first", lag.After, view.Host)
+			return step
+		}
+	}
+	if lag.Waits != "" {
+		step.Action = Keep
+		step.Reason += "; " + lag.Waits
+		return step
+	}
+	if lag.Retry.After(obs.Now) {
+		step.Action, step.Until = Wait, lag.Retry
+		step.Reason += "; the last try failed"
+	}
+	return step
+}
+
 // holding is what a place holds for a registry, as people are told it.
 type holding string
 
@@ -411,7 +480,7 @@ func decideRetired(view View, retired *state.Retired, obs Observation) Step {
 	if expired {
 		return do(Revoke, "it expired at %s", retired.Expires.UTC().Format(time.RFC3339))
 	}
-	holders := Holders(view, retired, obs.Places)
+	holders := Holders(view, retired, obs)
 	overlap := view.Schedule.Overlap
 	switch {
 	case len(holders) > 0:
@@ -436,11 +505,17 @@ func decideRetired(view View, retired *state.Retired, obs Observation) Step {
 }
 
 // Holders lists why a replaced login may be in use still: a line for each
-// place that holds it or cannot be read. A login whose secret is not known was
-// found at the source alone; any login that is not ours may be it.
-func Holders(view View, retired *state.Retired, places []PlaceView) []string {
+// place that holds it or cannot be read, and for what is to be taken away and
+// may hold it. A login whose secret is not known was found at the source alone;
+// any login that is not ours may be it.
+func Holders(view View, retired *state.Retired, obs Observation) []string {
 	var holders []string
-	for _, place := range places {
+	for _, lag := range obs.Lags {
+		if lag.Holds && slices.Contains(lag.Hosts, view.Host) {
+			holders = append(holders, fmt.Sprintf("%s %s may hold it until it is gone", lag.Target, lag.What))
+		}
+	}
+	for _, place := range obs.Places {
 		if !slices.Contains(place.Hosts, view.Host) {
 			continue
 		}

@@ -82,7 +82,7 @@ func (k *Keeper) Status(ctx context.Context) (Status, error) {
 	if err := k.load(ctx); err != nil {
 		return Status{}, err
 	}
-	return k.report(k.observe(ctx, nil, false)), ctx.Err()
+	return k.report(k.observe(ctx, nil, look{})), ctx.Err()
 }
 
 // report is how everything stands by an observation and the journal as it is
@@ -168,7 +168,7 @@ func (k *Keeper) placeStatus(place PlaceView, obs Observation) PlaceStatus {
 	}
 	switch {
 	case row.Phase == OK:
-		row.Verified = moment(obs.Now)
+		row.Verified = moment(place.At)
 	case known.Trouble != nil:
 		row.Phase, row.Problem, row.Hint = Failed, known.Trouble.Text, known.Trouble.Hint
 	}

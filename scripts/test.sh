@@ -31,8 +31,8 @@ leave_out() { # leave_out NAME REASON
 }
 
 # The programs that the end-to-end tests need, and the packages they are in.
-packages=(docker.io podman skopeo busybox-static)
-programs=(dockerd podman skopeo busybox)
+packages=(docker.io podman skopeo busybox-static runc containernetworking-plugins iproute2)
+programs=(dockerd podman skopeo busybox runc /usr/lib/cni/bridge ip)
 
 install_programs() {
 	local missing=()
@@ -65,7 +65,10 @@ tidy() { go mod tidy -diff && go -C e2e mod tidy -diff; }
 # Compiling the peers ahead fills Go's build cache; the tests then only link.
 peers() {
 	go build -C e2e/peers/gitea/build -tags "sqlite sqlite_unlock_notify" -o /dev/null code.gitea.io/gitea &&
-		go build -C e2e/peers/runner/build -o /dev/null gitea.com/gitea/runner
+		go build -C e2e/peers/runner/build -o /dev/null gitea.com/gitea/runner &&
+		go build -C e2e/peers/kubernetes/build -o /dev/null . &&
+		go build -C e2e/peers/containerd/build -tags "no_btrfs no_devmapper no_zfs" -o /dev/null tool &&
+		go build -C e2e/peers/kwok/build -o /dev/null sigs.k8s.io/kwok/cmd/kwok
 }
 
 # quiet keeps of go test -v the packages' results, what was left out, and all

@@ -8,6 +8,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/regkeeper/regkeeper/credential"
@@ -84,6 +85,10 @@ type Trouble struct {
 	Since time.Time
 }
 
+// ErrChanged is in the chain of an error of [Store.Save] when someone else has
+// changed the document since it was loaded: it is to be loaded anew.
+var ErrChanged = errors.New("the state was changed by another regkeeper")
+
 // Store keeps the document. Only one Store of a document is open at a time.
 type Store interface {
 	// Load returns the document as last saved; an empty one, with its maps
@@ -92,7 +97,7 @@ type Store interface {
 	Load(ctx context.Context) (*Document, error)
 	// Save replaces the document. When it returns nil the document has
 	// survived a crash; when it returns an error either the old or the new
-	// document has.
+	// document has. ErrChanged may be in its chain.
 	Save(ctx context.Context, doc *Document) error
 }
 
@@ -148,8 +153,8 @@ func (d *Document) Clone() *Document {
 
 // Place is the entry for a place, made if there is none.
 func (d *Document) Place(target string, place credential.Place) *Place {
-	places, ok := d.Places[target]
-	if !ok {
+	places := d.Places[target]
+	if places == nil {
 		places = map[credential.Place]*Place{}
 		d.Places[target] = places
 	}

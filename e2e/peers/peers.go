@@ -1,5 +1,6 @@
 // Package peers owns the real programs that the end-to-end tests run against:
-// Gitea, the Gitea runner, a Docker daemon and the registry clients.
+// Gitea, the Gitea runner, a Docker daemon, a Kubernetes cluster and the
+// registry clients.
 //
 // It refuses stand-ins. A peer is the program its users run, built from a
 // pinned version or taken from the distribution, on loopback and free ports,
@@ -9,6 +10,7 @@ package peers
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -20,14 +22,18 @@ const Root = "root"
 
 // packages names the Debian package that holds each tool.
 var packages = map[string]string{
-	"busybox": "busybox-static",
-	"dockerd": "docker.io",
-	"docker":  "docker.io",
-	"gcc":     "gcc",
-	"git":     "git",
-	"podman":  "podman",
-	"skopeo":  "skopeo",
-	"unshare": "util-linux",
+	"/usr/lib/cni/bridge": "containernetworking-plugins",
+	"busybox":             "busybox-static",
+	"dockerd":             "docker.io",
+	"docker":              "docker.io",
+	"gcc":                 "gcc",
+	"git":                 "git",
+	"ip":                  "iproute2",
+	"nsenter":             "util-linux",
+	"podman":              "podman",
+	"runc":                "runc",
+	"skopeo":              "skopeo",
+	"unshare":             "util-linux",
 }
 
 // Need ends the test unless every tool is installed: with a failure in CI (the
@@ -55,4 +61,14 @@ func Need(t testing.TB, tools ...string) {
 		return
 	}
 	t.Skip(text)
+}
+
+// FreeAddress names a port of host that was free a moment ago, for a program
+// that cannot be handed a listener.
+func FreeAddress(host string) (string, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return "", err
+	}
+	return l.Addr().String(), l.Close()
 }

@@ -1,6 +1,7 @@
-// Package disk has what every document of regkeeper's own needs of a file
-// system: replacing a file so that a crash leaves the old or the new content,
-// and telling people what a disk error means.
+// Package disk has what documents need of a file system: replacing a file so
+// that a crash leaves the old or the new content, changing one that others
+// write too without losing what they write, and telling people what a disk
+// error means.
 package disk
 
 import (

@@ -24,14 +24,19 @@ var floors = map[string]int{
 	"internal/disk": 1,
 
 	"dockerconfig":       2,
+	"internal/kube":      2,
 	"internal/secretref": 2,
 	"internal/transport": 2,
+	"k3sconfig":          2,
 	"registry/builtin":   2,
 	"state":              2,
 
-	"registry": 3,
-	"source":   3,
-	"target":   3,
+	"controller":   3,
+	"kubelet":      3,
+	"registry":     3,
+	"source":       3,
+	"state/secret": 3,
+	"target":       3,
 
 	"keeper": 4,
 

@@ -28,6 +28,23 @@ type Ref struct {
 	// Exec is a program with its arguments that prints the secret on standard
 	// output; one line break at its end is not part of it.
 	Exec []string
+	// Secret is a key of a Kubernetes Secret, which Cluster reads; one line break
+	// at its end is not part of it.
+	Secret  ClusterKey
+	Cluster ClusterReader
+}
+
+// ClusterKey is a key of a Kubernetes Secret.
+type ClusterKey struct{ Namespace, Name, Key string }
+
+// String is the key as configuration writes it.
+func (k ClusterKey) String() string { return k.Namespace + "/" + k.Name + "/" + k.Key }
+
+// ClusterReader reads Secrets of a cluster.
+type ClusterReader interface {
+	// Read returns a key's value. The error is a problem that holds nothing of
+	// what was found.
+	Read(ctx context.Context, key ClusterKey) (string, error)
 }
 
 // patience is how long output is awaited of a program that has ended.
@@ -87,8 +104,17 @@ func (r Ref) read(ctx context.Context) (string, error) {
 			return "", problem.Wrap(err, problem.Config, "run it by hand to see what it says", "run %s", r)
 		}
 		return out.text.String(), nil
+	case r.Secret != ClusterKey{}:
+		if r.Cluster == nil {
+			return "", problem.New(problem.Config, "run regkeeper in a cluster, or with a kubeconfig", "%s: there is no cluster to read it from", r)
+		}
+		text, err := r.Cluster.Read(ctx, r.Secret)
+		if len(text) > maxSize {
+			return "", r.tooLong()
+		}
+		return text, err
 	}
-	return "", problem.New(problem.Config, "give one of env, file or exec", "secret has no place to come from")
+	return "", problem.New(problem.Config, "give one of env, file, secret or exec", "secret has no place to come from")
 }
 
 func (r Ref) tooLong() error {
@@ -134,6 +160,8 @@ func (r Ref) String() string {
 		return "secret file " + r.File
 	case len(r.Exec) > 0:
 		return "secret program " + r.Exec[0]
+	case r.Secret != ClusterKey{}:
+		return "Kubernetes Secret " + r.Secret.String()
 	}
 	return "no secret"
 }

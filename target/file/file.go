@@ -1,11 +1,14 @@
-// Package file is the target of config.json files on this machine.
+// Package file is the target of files on this machine: config.json of the
+// Docker clients, and registries.yaml of K3s and RKE2.
 package file
 
 import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,12 +20,25 @@ import (
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/dockerconfig"
 	"github.com/regkeeper/regkeeper/internal/disk"
+	"github.com/regkeeper/regkeeper/k3sconfig"
 	"github.com/regkeeper/regkeeper/problem"
+)
+
+// Format is what the files are.
+type Format int
+
+// The formats.
+const (
+	// Docker is config.json of the Docker clients.
+	Docker Format = iota
+	// K3s is registries.yaml of K3s and RKE2.
+	K3s
 )
 
 // Config says which files.
 type Config struct {
-	// Paths are absolute paths of config.json files. A folder's name in one
+	Format Format
+	// Paths are absolute paths of the files. A folder's name in one
 	// may be a pattern as of [filepath.Match]: /home/*/.docker/config.json is
 	// a file in every folder of /home, made where it does not exist.
 	Paths []string
@@ -30,7 +46,7 @@ type Config struct {
 	Literal bool
 	// Owner is given the files and folders that are made. Nil means the owner
 	// of the nearest folder that exists.
-	Owner *dockerconfig.Owner
+	Owner *disk.Owner
 	// Mode are the files' permission bits; zero means 0600.
 	Mode fs.FileMode
 }
@@ -95,19 +111,27 @@ func expand(path string) ([]string, error) {
 	return paths, nil
 }
 
-func (t *Target) file(place credential.Place) dockerconfig.File {
-	return dockerconfig.File{Path: string(place), Owner: t.config.Owner, Mode: t.config.Mode}
-}
-
 // Held reads a file. It fails if a credential helper answers for one of the
 // hosts: clients then never look at what is delivered.
 func (t *Target) Held(_ context.Context, place credential.Place, hosts []credential.Host) (map[credential.Host]credential.Login, error) {
-	doc, err := t.file(place).Read()
-	if err != nil {
-		return nil, err
+	var doc interface {
+		Login(host credential.Host) (credential.Login, bool)
 	}
-	if err := hidden(doc, place, hosts); err != nil {
-		return nil, err
+	if t.config.Format == K3s {
+		registries, err := t.registries(place).Read()
+		if err != nil {
+			return nil, err
+		}
+		doc = registries
+	} else {
+		config, err := t.file(place).Read()
+		if err != nil {
+			return nil, err
+		}
+		if err := config.Hidden(string(place), hosts); err != nil {
+			return nil, err
+		}
+		doc = config
 	}
 	held := map[credential.Host]credential.Login{}
 	for _, host := range hosts {
@@ -118,30 +142,27 @@ func (t *Target) Held(_ context.Context, place credential.Place, hosts []credent
 	return held, nil
 }
 
-// hidden is an error if a credential helper answers for one of the hosts.
-func hidden(doc *dockerconfig.Document, place credential.Place, hosts []credential.Host) error {
-	for _, host := range hosts {
-		if helper, ok := doc.Helper(host); ok {
-			return problem.New(problem.Config,
-				`remove "credsStore" there, or add "credHelpers": {"`+host.Key()+`": ""} so that clients read the file`,
-				"%s: the credential helper %q answers for %s, and what is delivered is never used", place, helper, host)
-		}
-	}
-	return nil
-}
-
 // Deliver merges the logins into a file. It fails, and writes nothing, if a
 // credential helper answers for one of the hosts: a secret that nobody reads
 // is better not there.
 func (t *Target) Deliver(ctx context.Context, place credential.Place, logins map[credential.Host]credential.Login) error {
-	hosts := make([]credential.Host, 0, len(logins))
-	for host := range logins {
-		hosts = append(hosts, host)
+	hosts := slices.Sorted(maps.Keys(logins))
+	if t.config.Format == K3s {
+		_, err := t.registries(place).Update(ctx, func(doc *k3sconfig.Document) (changed bool, err error) {
+			for _, host := range hosts {
+				one, err := doc.Set(host, logins[host])
+				if err != nil {
+					return false, fmt.Errorf("%s: %w", place, err)
+				}
+				changed = changed || one
+			}
+			return changed, nil
+		})
+		return err
 	}
-	slices.Sort(hosts)
 	var refusal error
 	_, err := t.file(place).Update(ctx, func(doc *dockerconfig.Document) (changed bool) {
-		if refusal = hidden(doc, place, hosts); refusal != nil {
+		if refusal = doc.Hidden(string(place), hosts); refusal != nil {
 			return false
 		}
 		for _, host := range hosts {
@@ -150,6 +171,14 @@ func (t *Target) Deliver(ctx context.Context, place credential.Place, logins map
 		return changed
 	})
 	return cmp.Or(err, refusal)
+}
+
+func (t *Target) file(place credential.Place) dockerconfig.File {
+	return dockerconfig.File{Path: string(place), Owner: t.config.Owner, Mode: t.config.Mode}
+}
+
+func (t *Target) registries(place credential.Place) disk.File[*k3sconfig.Document] {
+	return k3sconfig.File(string(place), t.config.Mode, t.config.Owner)
 }
 
 // settle is how long a burst of changes is gathered.

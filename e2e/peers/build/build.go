@@ -27,8 +27,10 @@ type Tool struct {
 	Name       string // of the binary
 	Package    string // import path of the command
 	Module     string // folder of the module that pins it, below peers/
+	Of         string // module whose version it has; default the command's own
 	Tags       string // build tags
 	VersionVar string // string variable to set to the version, without the v
+	WithV      bool   // set it to the version with the v
 }
 
 // Binary is a built tool.
@@ -71,14 +73,21 @@ func build(ctx context.Context, tool Tool) (Binary, time.Duration, error) {
 		return Binary{}, 0, fmt.Errorf("find module: %w", err)
 	}
 	dir = filepath.Join(dir, "peers", tool.Module)
-	module, err := command(ctx, "list", "-C", dir, "-tags", tool.Tags, "-f", "{{.Module.Version}} {{.Module.Dir}}", tool.Package)
+	list := []string{"list", "-C", dir, "-tags", tool.Tags, "-f", "{{.Module.Version}} {{.Module.Dir}}", tool.Package}
+	if tool.Of != "" {
+		list = []string{"list", "-C", dir, "-m", "-f", "{{.Version}} {{.Dir}}", tool.Of}
+	}
+	module, err := command(ctx, list...)
 	if err != nil {
 		return Binary{}, 0, fmt.Errorf("find version: %w", err)
 	}
 	version, source, _ := strings.Cut(module, " ")
 
 	flags := []string{"-tags", tool.Tags, "-ldflags", "-s -w"}
-	if tool.VersionVar != "" {
+	switch {
+	case tool.VersionVar != "" && tool.WithV:
+		flags[3] += " -X " + tool.VersionVar + "=" + version
+	case tool.VersionVar != "":
 		flags[3] += " -X " + tool.VersionVar + "=" + strings.TrimPrefix(version, "v")
 	}
 	key, err := key(dir, flags)
@@ -114,8 +123,13 @@ func build(ctx context.Context, tool Tool) (Binary, time.Duration, error) {
 func key(dir string, flags []string) (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s %q\n", runtime.Version(), flags)
-	for _, name := range []string{"go.mod", "go.sum"} {
-		text, err := os.ReadFile(filepath.Join(dir, name))
+	pins := []string{filepath.Join(dir, "go.mod"), filepath.Join(dir, "go.sum")}
+	sources, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		return "", fmt.Errorf("list sources: %w", err)
+	}
+	for _, path := range append(pins, sources...) {
+		text, err := os.ReadFile(path)
 		if err != nil {
 			return "", fmt.Errorf("read pins: %w", err)
 		}

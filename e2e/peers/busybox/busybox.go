@@ -1,5 +1,5 @@
-// Package busybox owns the image that jobs run in: one static binary and the
-// names a CI runner calls it by.
+// Package busybox owns the images that jobs and pods run: one static binary,
+// and the names it is called by.
 package busybox
 
 import (
@@ -7,9 +7,12 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -23,16 +26,43 @@ import (
 	"github.com/regkeeper/regkeeper/e2e/peers"
 )
 
-// applets are the names a runner and a small job script use.
-var applets = []string{"cat", "chmod", "cp", "echo", "env", "false", "grep", "id", "ls", "mkdir", "rm", "sh", "sleep", "tail", "test", "touch", "true", "uname"}
+// applets are the names a runner and a small script use.
+var applets = []string{
+	"cat", "chmod", "cp", "echo", "env", "false", "grep", "id", "ln", "ls", "mkdir", "mv", "rm",
+	"sh", "sha256sum", "sleep", "stat", "sync", "tail", "test", "touch", "true", "uname", "wc", "wget",
+}
 
-// Image assembles the image from this machine's busybox, which must be static.
+// Spec says how an image differs from the one of jobs.
+type Spec struct {
+	// Applets are the only programs; default those of a small job script.
+	// Without "sh" the image has no shell.
+	Applets []string
+	// Users are lines of /etc/passwd; without one there is no such file.
+	Users []string
+	// Files are more files, by their paths without the slash at the beginning.
+	Files map[string]string
+	// User is whom the image runs as, by name or number; default root.
+	User string
+	// Cmd is what the image runs; default a shell.
+	Cmd []string
+	// Mark tells apart images that are else the same.
+	Mark string
+}
+
+// Image assembles the image of jobs from this machine's busybox, which must be
+// static.
 func Image(t testing.TB) v1.Image {
 	t.Helper()
+	return New(t, Spec{})
+}
+
+// New assembles an image.
+func New(t testing.TB, s Spec) v1.Image {
+	t.Helper()
 	peers.Need(t, "busybox")
-	img, err := image()
+	img, err := s.image()
 	if err != nil {
-		t.Fatalf("assemble job image: %v", err)
+		t.Fatalf("assemble image: %v", err)
 	}
 	return img
 }
@@ -50,7 +80,7 @@ func Push(t testing.TB, ref, username, password string) {
 	}
 }
 
-func image() (v1.Image, error) {
+func (s Spec) image() (v1.Image, error) {
 	path, err := exec.LookPath("busybox")
 	if err != nil {
 		return nil, fmt.Errorf("find busybox: %w", err)
@@ -59,7 +89,7 @@ func image() (v1.Image, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read busybox: %w", err)
 	}
-	files, err := archive(binary)
+	files, err := s.archive(binary)
 	if err != nil {
 		return nil, fmt.Errorf("write layer: %w", err)
 	}
@@ -80,29 +110,54 @@ func image() (v1.Image, error) {
 	config = config.DeepCopy()
 	config.OS, config.Architecture = "linux", runtime.GOARCH
 	config.Config.Env = []string{"PATH=/bin"}
-	config.Config.Cmd = []string{"sh"}
+	config.Config.User, config.Config.Cmd = s.User, []string{"sh"}
+	if s.Cmd != nil {
+		config.Config.Cmd = s.Cmd
+	}
+	if s.Mark != "" {
+		config.Config.Labels = map[string]string{"mark": s.Mark}
+	}
 	return mutate.ConfigFile(img, config)
 }
 
-func archive(busybox []byte) ([]byte, error) {
+func (s Spec) archive(busybox []byte) ([]byte, error) {
+	names := applets
+	if s.Applets != nil {
+		names = s.Applets
+	}
+	files := map[string]string{}
+	maps.Copy(files, s.Files)
+	if len(s.Users) > 0 {
+		files["etc/passwd"] = strings.Join(s.Users, "\n") + "\n"
+	}
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
-	entries := []*tar.Header{
+	for _, h := range []*tar.Header{
 		{Name: "bin/", Typeflag: tar.TypeDir, Mode: 0o755},
 		{Name: "tmp/", Typeflag: tar.TypeDir, Mode: 0o1777},
-		{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(busybox))},
-	}
-	for _, applet := range applets {
-		entries = append(entries, &tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777})
-	}
-	for _, h := range entries {
+	} {
 		if err := w.WriteHeader(h); err != nil {
 			return nil, err
 		}
-		if h.Typeflag == tar.TypeReg {
-			if _, err := w.Write(busybox); err != nil {
-				return nil, err
-			}
+	}
+	write := func(name string, mode int64, text []byte) error {
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: mode, Size: int64(len(text))}); err != nil {
+			return err
+		}
+		_, err := w.Write(text)
+		return err
+	}
+	if err := write("bin/busybox", 0o755, busybox); err != nil {
+		return nil, err
+	}
+	for _, applet := range names {
+		if err := w.WriteHeader(&tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		if err := write(name, 0o644, []byte(files[name])); err != nil {
+			return nil, err
 		}
 	}
 	return buf.Bytes(), w.Close()

@@ -63,8 +63,11 @@ func Start(t testing.TB) *Server {
 	bin := build.Go(t, Tool)
 	s := &Server{Version: bin.Version, Admin: admin, t: t, bin: bin.Path, dir: t.TempDir()}
 
+	// The listener cannot be handed over with LISTEN_FDS: a Gitea that is given
+	// one takes itself for the second half of an upgrade and sends SIGTERM to
+	// its parent.
 	var err error
-	if s.Host, err = freeAddress(); err != nil {
+	if s.Host, err = peers.FreeAddress("127.0.0.1"); err != nil {
 		t.Fatalf("find free port: %v", err)
 	}
 	s.URL = "http://" + s.Host
@@ -264,17 +267,6 @@ func configure(dir, source, host string) error {
 		return fmt.Errorf("write app.ini: %w", err)
 	}
 	return nil
-}
-
-// freeAddress names a port that was free a moment ago. The listener cannot be
-// handed over with LISTEN_FDS: a Gitea that is given one takes itself for the
-// second half of an upgrade and sends SIGTERM to its parent.
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	return l.Addr().String(), l.Close()
 }
 
 func username() string {

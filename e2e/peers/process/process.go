@@ -25,6 +25,7 @@ const grace = 10 * time.Second
 // Process is a running program.
 type Process struct {
 	cmd  *exec.Cmd
+	name string
 	log  string
 	done chan struct{}
 	err  error // how it ended; read after done
@@ -35,7 +36,12 @@ type Process struct {
 // the test fails.
 func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
-	name := filepath.Base(cmd.Path)
+	return StartAs(t, filepath.Base(cmd.Path), cmd)
+}
+
+// StartAs is Start for a program whose file does not say what it is.
+func StartAs(t testing.TB, name string, cmd *exec.Cmd) *Process {
+	t.Helper()
 	log, err := os.Create(filepath.Join(t.TempDir(), name+".log"))
 	if err != nil {
 		t.Fatalf("create log of %s: %v", name, err)
@@ -43,7 +49,7 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
 
-	p := &Process{cmd: cmd, log: log.Name(), done: make(chan struct{})}
+	p := &Process{cmd: cmd, name: name, log: log.Name(), done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		defer close(p.done)
@@ -60,7 +66,7 @@ func Start(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("end of the log of %s:\n%s", name, tail(p.Log(), 40))
+			t.Logf("end of the log of %s:\n%s", name, p.Tail(40))
 		}
 	})
 	return p
@@ -109,6 +115,22 @@ func tie(cmd *exec.Cmd) (untie func()) {
 // Done is closed when the program has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
+// Name says what the program is.
+func (p *Process) Name() string { return p.name }
+
+// Ended says whether the program has ended.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// PID is its process id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
 // Log returns what the program has written so far.
 func (p *Process) Log() string {
 	text, err := os.ReadFile(p.log)
@@ -117,6 +139,9 @@ func (p *Process) Log() string {
 	}
 	return string(text)
 }
+
+// Tail returns the last lines of the log.
+func (p *Process) Tail(lines int) string { return tail(p.Log(), lines) }
 
 // Stop asks the program's group to end, kills it when it does not, and returns
 // when the program has ended.
@@ -138,9 +163,7 @@ func (p *Process) Kill() {
 // signal sends s to the group while the program runs; its number may be
 // another's later.
 func (p *Process) signal(s syscall.Signal) {
-	select {
-	case <-p.done:
-	default:
+	if !p.Ended() {
 		syscall.Kill(-p.cmd.Process.Pid, s)
 	}
 }
@@ -153,7 +176,7 @@ func (p *Process) Until(t testing.TB, limit time.Duration, what string, ready fu
 	for wait := 10 * time.Millisecond; !ready(); wait = min(wait*3/2, 250*time.Millisecond) {
 		select {
 		case <-p.done:
-			t.Fatalf("wait for %s: %s ended: %v", what, filepath.Base(p.cmd.Path), p.err)
+			t.Fatalf("wait for %s: %s ended: %v", what, p.name, p.err)
 		case <-deadline:
 			t.Fatalf("wait for %s: not within %v", what, limit)
 		case <-time.After(wait):

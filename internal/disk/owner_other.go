@@ -1,6 +1,6 @@
 //go:build !unix
 
-package dockerconfig
+package disk
 
 import "io/fs"
 

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package dockerconfig
+package disk
 
 import (
 	"context"

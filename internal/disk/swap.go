@@ -1,4 +1,4 @@
-package dockerconfig
+package disk
 
 import (
 	"bytes"

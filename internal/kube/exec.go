@@ -1,0 +1,164 @@
+package kube
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/util/exec"
+	"k8s.io/streaming/pkg/httpstream"
+)
+
+// Command is a program to run in a container.
+type Command struct {
+	Pod       types.NamespacedName
+	Container string
+	// Argv is seen by whoever may list processes: it never holds a secret.
+	Argv []string
+	// Stdin is what the program reads.
+	Stdin []byte
+}
+
+// Output is what a program said.
+type Output struct {
+	// Stdout and Stderr hold at most [MaxOutput] bytes each.
+	Stdout, Stderr []byte
+	// Code is the exit code.
+	Code int
+}
+
+// MaxOutput bounds in bytes what is kept of each output of a program.
+const MaxOutput = 8 << 20
+
+// Executor runs programs in containers.
+type Executor interface {
+	// Exec runs a program to its end. A program that ends with an exit code
+	// other than 0 is no error; one that could not be started may be either,
+	// by what the container runtime makes of it.
+	//
+	// That an exec ended well does not prove that the program read all of
+	// Stdin: container runtimes have been measured to lose it.
+	Exec(ctx context.Context, command Command) (Output, error)
+}
+
+// remote runs programs by the subresource pods/exec: over WebSocket as of
+// Kubernetes 1.30, and over SPDY with an older apiserver, or with a proxy that
+// does not let WebSocket through.
+type remote struct {
+	access *rest.Config
+	core   typedcore.CoreV1Interface
+}
+
+var _ Executor = (*remote)(nil)
+
+func (r *remote) Exec(ctx context.Context, command Command) (Output, error) {
+	url := r.core.RESTClient().Post().Resource("pods").
+		Namespace(command.Pod.Namespace).Name(command.Pod.Name).SubResource("exec").
+		VersionedParams(&corev1.PodExecOptions{
+			Container: command.Container, Command: command.Argv,
+			Stdin: command.Stdin != nil, Stdout: true, Stderr: true,
+		}, scheme.ParameterCodec).URL()
+	socket, err := remotecommand.NewWebSocketExecutor(r.access, "GET", url.String())
+	if err != nil {
+		return Output{}, fmt.Errorf("exec: %w", err)
+	}
+	spdy, err := remotecommand.NewSPDYExecutor(r.access, "POST", url)
+	if err != nil {
+		return Output{}, fmt.Errorf("exec: %w", err)
+	}
+	var refused *apierrors.StatusError
+	executor, err := remotecommand.NewFallbackExecutor(socket, spdy, func(err error) bool {
+		var upgrade *httpstream.UpgradeFailureError
+		if errors.As(err, &upgrade) {
+			_ = errors.As(upgrade.Cause, &refused)
+		}
+		return upgrade != nil || httpstream.IsHTTPSProxyError(err)
+	})
+	if err != nil {
+		return Output{}, fmt.Errorf("exec: %w", err)
+	}
+	var stdout, stderr bounded
+	options := remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}
+	if command.Stdin != nil {
+		options.Stdin = bytes.NewReader(command.Stdin)
+	}
+	err = stream(ctx, executor, options)
+	output := Output{Stdout: stdout.text, Stderr: stderr.text}
+	var exit exec.ExitError
+	if errors.As(err, &exit) && exit.Exited() {
+		output.Code = exit.ExitStatus()
+		return output, nil
+	}
+	if err != nil {
+		return Output{}, fmt.Errorf("exec: %w", &execError{err: err, refused: refused, query: url.RawQuery})
+	}
+	return output, nil
+}
+
+// execError is an exec that failed. Over SPDY the client tells of a refusal in
+// words alone, so that the typed one, over WebSocket before, is kept with it.
+type execError struct {
+	err     error
+	refused *apierrors.StatusError // nil if none
+	// query is left out of the text: it has the command, at length.
+	query string
+}
+
+var _ error = (*execError)(nil)
+
+func (e *execError) Error() string {
+	text := e.err.Error()
+	if e.query != "" {
+		text = strings.ReplaceAll(text, "?"+e.query, "")
+	}
+	return text
+}
+
+func (e *execError) Unwrap() []error {
+	if e.refused == nil {
+		return []error{e.err}
+	}
+	return []error{e.err, e.refused}
+}
+
+// stream returns when the context ends, also where the connection does not
+// notice: the other side may have gone without a word.
+func stream(ctx context.Context, executor remotecommand.Executor, options remotecommand.StreamOptions) error {
+	ended := make(chan error, 1)
+	go func() { ended <- executor.StreamWithContext(ctx, options) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(streamPatience):
+		return ctx.Err()
+	}
+}
+
+// streamPatience is how long a stream is awaited that was told to end.
+const streamPatience = time.Second
+
+// bounded keeps the beginning of what is written to it.
+type bounded struct{ text []byte }
+
+var _ io.Writer = (*bounded)(nil)
+
+func (b *bounded) Write(p []byte) (int, error) {
+	b.text = append(b.text, p[:min(len(p), MaxOutput-len(b.text))]...)
+	return len(p), nil
+}

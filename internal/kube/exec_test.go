@@ -1,0 +1,83 @@
+package kube_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/regkeeper/regkeeper/internal/kube"
+)
+
+// TestExecRefused keeps the type of a refusal, which the client loses over SPDY.
+func TestExecRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		status int
+		reason string
+		is     func(error) bool
+	}{
+		"forbidden": {http.StatusForbidden, "Forbidden", apierrors.IsForbidden},
+		"not found": {http.StatusNotFound, "NotFound", apierrors.IsNotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(c.status)
+				fmt.Fprintf(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"refused for a test","reason":%q,"code":%d}`, c.reason, c.status)
+			}))
+			t.Cleanup(server.Close)
+			_, err := exec(t, server.URL)
+			if !c.is(err) || !strings.Contains(err.Error(), "refused for a test") {
+				t.Errorf("the error is %v", err)
+			}
+		})
+	}
+}
+
+func TestExecErrorLeavesTheCommandOut(t *testing.T) {
+	t.Parallel()
+	// A proxy that takes neither WebSocket nor SPDY, and ends the connection.
+	requests := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if requests++; requests == 1 {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		connection, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = connection.Close()
+	}))
+	t.Cleanup(server.Close)
+	_, err := exec(t, server.URL)
+	if err == nil || strings.Contains(err.Error(), "a-command") || requests != 2 {
+		t.Errorf("after %d requests the error is %v", requests, err)
+	}
+}
+
+func exec(t *testing.T, url string) (kube.Output, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	text := `{"apiVersion":"v1","kind":"Config","current-context":"x","contexts":[{"name":"x","context":{"cluster":"x","user":"x"}}],
+		"users":[{"name":"x","user":{}}],"clusters":[{"name":"x","cluster":{"server":"` + url + `"}}]}`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cluster, err := kube.Open(kube.Config{Kubeconfig: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cluster.Executor.Exec(t.Context(), kube.Command{
+		Pod: types.NamespacedName{Namespace: "ns", Name: "p"}, Container: "c", Argv: []string{"a-command"}, Stdin: []byte("x"),
+	})
+}

@@ -1,0 +1,473 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/pager"
+)
+
+// Object is what a [Mirror] keeps of an object of the cluster.
+type Object[T any] struct {
+	// ObjectMeta has the name, the namespace, the UID, the version, the labels
+	// and the annotations; all else of it is dropped.
+	metav1.ObjectMeta
+	Value T
+}
+
+// Key is the object's namespace and name.
+func (o *Object[T]) Key() types.NamespacedName {
+	return types.NamespacedName{Namespace: o.Namespace, Name: o.Name}
+}
+
+// Excluded says whether the object's owner opted out.
+func (o *Object[T]) Excluded() bool { return o.Annotations[Exclude] == "true" }
+
+// Selection is which objects are mirrored.
+type Selection struct {
+	// Namespaces are looked at one by one, which takes rights in these alone;
+	// none looks at all of the cluster.
+	Namespaces []string
+	// Name is the only name looked at; empty for any.
+	Name string
+	// Labels is a label selector; empty for any.
+	Labels string
+}
+
+func (s Selection) options(options metav1.ListOptions) metav1.ListOptions {
+	options.LabelSelector = s.Labels
+	if s.Name != "" {
+		options.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, s.Name).String()
+	}
+	return options
+}
+
+// API is how a kind of object is listed and watched; an empty namespace is all
+// of them. The generated clients have these methods.
+type API struct {
+	// Kind is for error messages: "pods".
+	Kind  string
+	List  func(ctx context.Context, namespace string, options metav1.ListOptions) (runtime.Object, error)
+	Watch func(ctx context.Context, namespace string, options metav1.ListOptions) (watch.Interface, error)
+	// Client is the generated client, which may know of abilities it lacks.
+	Client any
+	// Example is an empty object of the kind.
+	Example runtime.Object
+}
+
+// Mirror is a copy of a part of a cluster: of the objects selected, what the
+// thin function keeps. While Run watches, reading costs no request. Without,
+// List asks the cluster, and Get answers from what List found last.
+type Mirror[T any] struct {
+	api       API
+	selection Selection
+	thin      func(runtime.Object) (T, error)
+
+	mu      sync.Mutex
+	stores  map[string]cache.Indexer // by namespace
+	synced  []cache.InformerSynced
+	written map[types.NamespacedName]*own[T]
+	// listed is what List found last while nothing watched; nil for nothing.
+	listed map[types.NamespacedName]*Object[T]
+}
+
+// own is what the cluster answered to a write, until the watch tells it too.
+type own[T any] struct {
+	object *Object[T]
+	// deleted is the UID of an object that was deleted.
+	deleted types.UID
+}
+
+// NewMirror makes a mirror. It sends no request.
+func NewMirror[T any](api API, selection Selection, thin func(runtime.Object) (T, error)) *Mirror[T] {
+	return &Mirror[T]{api: api, selection: selection, thin: thin, written: map[types.NamespacedName]*own[T]{}}
+}
+
+// thinned keeps of an object what the mirror is for.
+func (m *Mirror[T]) thinned(object any) (any, error) {
+	switch o := object.(type) {
+	case *Object[T]:
+		return o, nil
+	case cache.DeletedFinalStateUnknown:
+		return o, nil
+	}
+	full, ok := object.(runtime.Object)
+	if !ok {
+		return nil, fmt.Errorf("%s: unexpected %T", m.api.Kind, object)
+	}
+	return m.Thin(full)
+}
+
+// Thin is what the mirror keeps of an object.
+func (m *Mirror[T]) Thin(full runtime.Object) (*Object[T], error) {
+	meta, ok := full.(metav1.Object)
+	if !ok {
+		return nil, fmt.Errorf("%s: unexpected %T", m.api.Kind, full)
+	}
+	value, err := m.thin(full)
+	if err != nil {
+		return nil, err
+	}
+	return &Object[T]{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUID(), ResourceVersion: meta.GetResourceVersion(),
+			Labels: meta.GetLabels(), Annotations: notable(meta.GetAnnotations()), DeletionTimestamp: meta.GetDeletionTimestamp(),
+			CreationTimestamp: meta.GetCreationTimestamp(),
+		},
+		Value: value,
+	}, nil
+}
+
+// notable keeps regkeeper's own annotations: others may be as long as 256 KiB.
+func notable(annotations map[string]string) map[string]string {
+	var kept map[string]string
+	for _, name := range []string{Exclude, Adopt, Login} {
+		if value, ok := annotations[name]; ok {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[name] = value
+		}
+	}
+	return kept
+}
+
+func (m *Mirror[T]) namespaces() []string {
+	if len(m.selection.Namespaces) == 0 {
+		return []string{metav1.NamespaceAll}
+	}
+	return m.selection.Namespaces
+}
+
+// Run watches until ctx ends. It calls changed, from one goroutine for each
+// namespace, after an object came (before is nil), changed, or went (after is
+// nil), and once with neither when all is known. What was told to Wrote before
+// is not told again. Lost watches are taken up
+// again for as long as it takes.
+func (m *Mirror[T]) Run(ctx context.Context, changed func(before, after *Object[T])) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var running sync.WaitGroup
+	defer running.Wait()
+	stores := map[string]cache.Indexer{}
+	var synced []cache.InformerSynced
+	for _, namespace := range m.namespaces() {
+		store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
+			ListerWatcher: cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+				ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+					return m.api.List(ctx, namespace, m.selection.options(options))
+				},
+				WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+					return m.api.Watch(ctx, namespace, m.selection.options(options))
+				},
+			}, m.api.Client),
+			ObjectType: m.api.Example,
+			Transform:  m.thinned,
+			Indexers:   m.indexers(),
+			Handler: cache.ResourceEventHandlerFuncs{
+				AddFunc:    func(after any) { m.tell(changed, nil, after) },
+				UpdateFunc: func(before, after any) { m.tell(changed, before, after) },
+				DeleteFunc: func(before any) { m.tell(changed, before, nil) },
+			},
+		})
+		stores[namespace] = store.(cache.Indexer) //nolint:forcetypeassert // it is one where there are indexers
+		synced = append(synced, informer.HasSynced)
+		running.Go(func() { informer.RunWithContext(ctx) })
+	}
+	m.mu.Lock()
+	m.stores, m.synced = stores, synced
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		m.stores, m.synced = nil, nil
+		clear(m.written)
+		m.mu.Unlock()
+	}()
+	if cache.WaitForCacheSync(ctx.Done(), synced...) {
+		m.mu.Lock()
+		m.listed = nil
+		m.mu.Unlock()
+		changed(nil, nil)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// indexers find what is in a namespace, where that takes more than a name.
+func (m *Mirror[T]) indexers() cache.Indexers {
+	indexers := cache.Indexers{}
+	if m.selection.Name == "" {
+		indexers[cache.NamespaceIndex] = cache.MetaNamespaceIndexFunc
+	}
+	return indexers
+}
+
+func (m *Mirror[T]) tell(changed func(before, after *Object[T]), before, after any) {
+	b, a := m.object(before), m.object(after)
+	if b == nil && a == nil || !m.selects(b) && !m.selects(a) {
+		return
+	}
+	m.mu.Lock()
+	key := firstOf(a, b).Key()
+	mine := m.written[key]
+	echo := mine != nil && mine.object != nil && a != nil && a.ResourceVersion == mine.object.ResourceVersion
+	if mine != nil && mine.outdatedBy(b, a) {
+		delete(m.written, key)
+	}
+	m.mu.Unlock()
+	if !echo {
+		changed(b, a)
+	}
+}
+
+func firstOf[T any](a, b *Object[T]) *Object[T] {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// outdatedBy says whether the watch has come as far as our own write.
+func (w *own[T]) outdatedBy(before, after *Object[T]) bool {
+	if w.object == nil {
+		return after == nil || after.UID != w.deleted
+	}
+	if after == nil {
+		return before.UID == w.object.UID
+	}
+	return !newer(w.object, after)
+}
+
+// newer says whether a is a later version than b. Versions of one kind of
+// object compare as numbers (KEP-5504).
+func newer[T any](a, b *Object[T]) bool {
+	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
+	return err == nil && order > 0
+}
+
+func (m *Mirror[T]) object(object any) *Object[T] {
+	if unknown, ok := object.(cache.DeletedFinalStateUnknown); ok {
+		object = unknown.Obj
+	}
+	o, _ := object.(*Object[T])
+	return o
+}
+
+func (m *Mirror[T]) selects(o *Object[T]) bool {
+	return o != nil && (m.selection.Name == "" || o.Name == m.selection.Name)
+}
+
+// Wrote has readers see the cluster's answer to a write at once, before the
+// watch tells of it.
+func (m *Mirror[T]) Wrote(full runtime.Object) (*Object[T], error) {
+	object, err := m.Thin(full)
+	if err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stores != nil || m.listed != nil {
+		m.written[object.Key()] = &own[T]{object: object}
+	}
+	return object, nil
+}
+
+// Deleted has readers see at once that an object was deleted.
+func (m *Mirror[T]) Deleted(object *Object[T]) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stores != nil || m.listed != nil {
+		m.written[object.Key()] = &own[T]{deleted: object.UID}
+	}
+}
+
+// inStep says whether the mirror knows all there is. The caller holds mu.
+func (m *Mirror[T]) inStep() bool {
+	return m.stores != nil && !slices.ContainsFunc(m.synced, func(synced cache.InformerSynced) bool { return !synced() })
+}
+
+// Get reads one object; nil if there is none.
+func (m *Mirror[T]) Get(ctx context.Context, key types.NamespacedName) (*Object[T], error) {
+	m.mu.Lock()
+	if m.inStep() {
+		defer m.mu.Unlock()
+		return m.known(key), nil
+	}
+	if m.listed != nil {
+		defer m.mu.Unlock()
+		return m.latest(key, m.listed[key]), nil
+	}
+	m.mu.Unlock()
+	return m.Fresh(ctx, key)
+}
+
+// Fresh asks the cluster for one object; nil if there is none.
+func (m *Mirror[T]) Fresh(ctx context.Context, key types.NamespacedName) (*Object[T], error) {
+	one := m.selection
+	one.Name = key.Name
+	objects, err := m.ask(ctx, key.Namespace, one)
+	if err != nil || len(objects) == 0 {
+		return nil, err
+	}
+	return objects[0], nil
+}
+
+// known is an object as the mirror has it. The caller holds mu.
+func (m *Mirror[T]) known(key types.NamespacedName) *Object[T] {
+	store, ok := m.stores[key.Namespace]
+	if !ok {
+		store = m.stores[metav1.NamespaceAll]
+	}
+	var object *Object[T]
+	if store != nil {
+		name := key.Name
+		if key.Namespace != "" {
+			name = key.Namespace + "/" + key.Name
+		}
+		if found, ok, _ := store.GetByKey(name); ok {
+			object = m.object(found)
+		}
+	}
+	return m.latest(key, object)
+}
+
+// latest is the later one of what the watch told and what we wrote. The caller
+// holds mu.
+func (m *Mirror[T]) latest(key types.NamespacedName, told *Object[T]) *Object[T] {
+	mine := m.written[key]
+	switch {
+	case mine == nil:
+		return told
+	case mine.object == nil && told != nil && told.UID == mine.deleted:
+		return nil
+	case mine.object != nil && (told == nil || newer(mine.object, told)):
+		return mine.object
+	}
+	return told
+}
+
+// List reads all objects, sorted by namespace and name.
+func (m *Mirror[T]) List(ctx context.Context) ([]*Object[T], error) {
+	objects, ok := m.mirrored()
+	if !ok {
+		for _, namespace := range m.namespaces() {
+			found, err := m.ask(ctx, namespace, m.selection)
+			if err != nil {
+				return nil, err
+			}
+			objects = append(objects, found...)
+		}
+		listed := make(map[types.NamespacedName]*Object[T], len(objects))
+		for _, o := range objects {
+			listed[o.Key()] = o
+		}
+		m.mu.Lock()
+		if !m.inStep() {
+			m.listed = listed
+			clear(m.written)
+		}
+		m.mu.Unlock()
+	}
+	slices.SortFunc(objects, func(a, b *Object[T]) int {
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	return objects, nil
+}
+
+// In reads the objects of one namespace, in no order.
+func (m *Mirror[T]) In(ctx context.Context, namespace string) ([]*Object[T], error) {
+	if m.selection.Name != "" {
+		object, err := m.Get(ctx, types.NamespacedName{Namespace: namespace, Name: m.selection.Name})
+		if err != nil || object == nil {
+			return nil, err
+		}
+		return []*Object[T]{object}, nil
+	}
+	m.mu.Lock()
+	if !m.inStep() {
+		m.mu.Unlock()
+		return m.ask(ctx, namespace, m.selection)
+	}
+	defer m.mu.Unlock()
+	store, ok := m.stores[namespace]
+	if !ok {
+		store = m.stores[metav1.NamespaceAll]
+	}
+	if store == nil {
+		return nil, nil
+	}
+	found, err := store.ByIndex(cache.NamespaceIndex, namespace)
+	if err != nil {
+		return nil, err
+	}
+	var objects []*Object[T]
+	for _, one := range found {
+		o := m.object(one)
+		if o = m.latest(o.Key(), o); o != nil {
+			objects = append(objects, o)
+		}
+	}
+	return objects, nil
+}
+
+func (m *Mirror[T]) mirrored() ([]*Object[T], bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.inStep() {
+		return nil, false
+	}
+	var objects []*Object[T]
+	seen := map[types.NamespacedName]bool{}
+	for _, store := range m.stores {
+		for _, found := range store.List() {
+			o := m.object(found)
+			if !m.selects(o) {
+				continue
+			}
+			seen[o.Key()] = true
+			if o = m.latest(o.Key(), o); o != nil {
+				objects = append(objects, o)
+			}
+		}
+	}
+	for key, mine := range m.written {
+		if mine.object != nil && !seen[key] {
+			objects = append(objects, mine.object)
+		}
+	}
+	return objects, true
+}
+
+// ask lists from the cluster, a page at a time.
+func (m *Mirror[T]) ask(ctx context.Context, namespace string, selection Selection) ([]*Object[T], error) {
+	var objects []*Object[T]
+	pages := pager.New(func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return m.api.List(ctx, namespace, options)
+	})
+	err := pages.EachListItem(ctx, selection.options(metav1.ListOptions{}), func(full runtime.Object) error {
+		object, err := m.Thin(full)
+		if err == nil && (selection.Name == "" || object.Name == selection.Name) {
+			objects = append(objects, object)
+		}
+		return err
+	})
+	if errors.Is(err, context.Canceled) {
+		return nil, err
+	}
+	where := "the cluster"
+	if namespace != "" {
+		where = "namespace " + namespace
+	}
+	return objects, Problem(err, "list %s of %s", m.api.Kind, where)
+}

@@ -1,0 +1,105 @@
+package pods
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/kube"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// exitError is of a script that ended without an answer.
+type exitError struct {
+	code int
+	said string
+}
+
+var _ error = (*exitError)(nil)
+
+func (e *exitError) Error() string {
+	if e.said == "" {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return fmt.Sprintf("exit code %d: %s", e.code, e.said)
+}
+
+// The exit codes of a shell for a program that cannot be run (POSIX, Shell
+// Command Language, 2.8.2), which some container runtimes give for the shell
+// itself.
+const (
+	codeNotRun   = 126
+	codeNotFound = 127
+)
+
+// patience is how long it may take to see what became of a pod.
+const patience = 5 * time.Second
+
+// explain says what an exec that failed means. ctx is the caller's, which
+// bounds more than the exec.
+func (t *Target) explain(ctx context.Context, at credential.Place, p *pod, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	key, _ := parts(at)
+	asking, cancel := context.WithTimeout(ctx, patience)
+	now, lost := t.ask(asking, key)
+	cancel()
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case apierrors.IsNotFound(lost), lost == nil && !listed(now):
+		return problem.Wrap(credential.ErrGone, problem.NotFound, "", "%s", named(at))
+	case lost == nil && run(now) != run(p):
+		// What holds the file may be a volume that outlives the container: the
+		// place is not gone.
+		return problem.Wrap(err, problem.Unreachable, "it is tried again", "%s began to run anew meanwhile", named(at))
+	case shellless(err):
+		return problem.New(problem.Config, withoutExec+"; or run regkeeper beside it with the target kind file, in a folder that both mount",
+			"%s has no shell to write config.json with", named(at))
+	case errors.Is(err, context.DeadlineExceeded):
+		return problem.Wrap(err, problem.Unreachable,
+			"see whether an exec ends: kubectl exec -n "+key.Namespace+" "+key.Name+" -c "+p.Value.name+" -- true; if not, look at "+node(p),
+			"%s did not answer within %s", named(at), t.config.Timeout)
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err), apierrors.IsTooManyRequests(err), apierrors.IsBadRequest(err):
+		return kube.Problem(err, "exec in %s", named(at))
+	}
+	return problem.Wrap(err, problem.Unreachable, "it is tried again; look at "+node(p), "exec in %s", named(at))
+}
+
+func node(p *pod) string {
+	if p.Value.node == "" {
+		return "the pod's node: kubectl get pod -o wide"
+	}
+	return "its node: kubectl describe node " + p.Value.node
+}
+
+// incomplete is the error of an exec whose input or answer is lost each time.
+func incomplete(at credential.Place, p *pod, err error) error {
+	return problem.Wrap(err, problem.Unreachable, "it is tried again; look at the container runtime of "+node(p), "exec in %s", named(at))
+}
+
+// shellless says whether there was no shell to run. Container runtimes tell so
+// in words, which the kubelet passes on as they are, or by an exit code.
+func shellless(err error) bool {
+	var exit *exitError
+	if errors.As(err, &exit) {
+		return exit.code == codeNotRun || exit.code == codeNotFound
+	}
+	for _, words := range []string{
+		"executable file not found",                       // runc: looked up in PATH
+		"not found in $PATH",                              // crun, gVisor
+		"exec: \"sh\": stat",                              // runc
+		"starting container process caused: exec: \"sh\"", // runc before 1.1
+	} {
+		if strings.Contains(err.Error(), words) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,211 @@
+package pods
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+//go:embed script.sh
+var source string
+
+// script is the source without comments and indentation: it travels in the
+// request's address, which proxies bound, and it stands in audit logs.
+var script = func() string {
+	var lines strings.Builder
+	for line := range strings.Lines(source) {
+		if line = strings.TrimLeft(line, "\t"); line != "\n" && !strings.HasPrefix(line, "#") {
+			lines.WriteString(line)
+		}
+	}
+	return lines.String()
+}()
+
+// The results of the script.
+const (
+	resultRead    = "read"    // here is the content
+	resultWritten = "written" // here is the content now
+	resultChanged = "changed" // nothing was written: the content is not the one to replace
+	resultLost    = "lost"    // nothing was written: standard input did not arrive as it was sent
+	resultFailed  = "failed"  // nothing was written: see why
+)
+
+// content is what a file holds; nil if there is no file.
+type content []byte
+
+// described is the first line of the script's standard input: the new content
+// by size, SHA-256 and the POSIX checksum, and the old.
+func described(after, before content) string {
+	line := fmt.Sprintf("%d %s %d", len(after), digest(after), cksum(after))
+	if before == nil {
+		return line + " none none none\n"
+	}
+	return line + fmt.Sprintf(" %d %s %d\n", len(before), digest(before), cksum(before))
+}
+
+func digest(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:])
+}
+
+// cksum is the checksum of POSIX's utility of that name (IEEE Std 1003.1,
+// cksum): CRC-32 without reflection, of the text and its length.
+func cksum(text []byte) uint32 {
+	var sum uint32
+	add := func(b byte) {
+		sum ^= uint32(b) << 24
+		for range 8 {
+			high := sum&(1<<31) != 0
+			if sum <<= 1; high {
+				sum ^= 0x04c11db7
+			}
+		}
+	}
+	for _, b := range text {
+		add(b)
+	}
+	for n := len(text); n > 0; n >>= 8 {
+		add(byte(n & 0xff)) //nolint:gosec // the low eight bits are meant
+	}
+	return ^sum
+}
+
+// answer is what the script said.
+type answer struct {
+	result string
+	// uid is the number of the user that the script ran as.
+	uid string
+	// path is of the file, before links are followed.
+	path string
+	// why is a word for the step that failed, and what the tool said.
+	why     string
+	content content
+}
+
+var (
+	// errNone is of an output without an answer in it.
+	errNone = errors.New("no answer of the script")
+	// errCut is of an answer that lacks a part.
+	errCut = errors.New("the answer of the script is cut off")
+	// errTorn is of an answer whose content changed while it was read.
+	errTorn = errors.New("the content does not match its checksum")
+)
+
+const (
+	answerBegins = "regkeeper-pods 1\n"
+	answerEnds   = "\nregkeeper-end\n"
+)
+
+// parse reads an answer. What stands before it is passed over. The error is
+// errNone, errCut or errTorn.
+func parse(stdout []byte) (answer, error) {
+	start := 0
+	if !bytes.HasPrefix(stdout, []byte(answerBegins)) {
+		i := bytes.Index(stdout, []byte("\n"+answerBegins))
+		if i < 0 {
+			return answer{}, errNone
+		}
+		start = i + 1
+	}
+	head, rest, ok := bytes.Cut(stdout[start+len(answerBegins):], []byte("\n\n"))
+	body, whole := bytes.CutSuffix(rest, []byte(answerEnds))
+	if !ok || !whole {
+		return answer{}, errCut
+	}
+	fields := map[string]string{}
+	for line := range strings.SplitSeq(string(head), "\n") {
+		name, value, _ := strings.Cut(line, " ")
+		fields[name] = value
+	}
+	a := answer{result: fields["result"], uid: shown(fields["uid"]), path: shown(fields["path"]), why: shown(fields["why"])}
+	switch a.result {
+	case resultFailed:
+		return a, nil
+	case resultRead, resultWritten, resultChanged, resultLost:
+	default:
+		return answer{}, errCut
+	}
+	if fields["file"] == "none" {
+		if len(body) > 0 {
+			return answer{}, errTorn
+		}
+		return a, nil
+	}
+	sum := digest(body)
+	if fields["sum"] == "cksum" {
+		sum = strconv.FormatUint(uint64(cksum(body)), 10)
+	}
+	if fields["file"] != fmt.Sprintf("%d %s", len(body), sum) {
+		return answer{}, errTorn
+	}
+	a.content = append(content{}, body...)
+	return a, nil
+}
+
+// maxShown bounds in bytes what is shown of a word of the container's.
+const maxShown = 300
+
+// shown is text of a container fit for people and their terminals.
+func shown(text string) string {
+	if len(text) > maxShown {
+		text = text[:maxShown] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r == '\t' || r == '\n' {
+			return ' '
+		}
+		if !strconv.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, strings.ToValidUTF8(strings.TrimSpace(text), "?"))
+}
+
+// failure explains why the script failed. Its tools say the cause in words
+// alone, those of strerror in the C locale, of which there are two sets: the
+// GNU C library's and musl's.
+func (a answer) failure(where string) error {
+	step, said, _ := strings.Cut(a.why, " ")
+	says := func(words string) bool { return strings.Contains(strings.ToLower(said), words) }
+	switch {
+	case step == "home":
+		return problem.New(problem.Config, "set path: of the target, and DOCKER_CONFIG of the container to its folder",
+			"%s: there is no telling where it is: the container has neither DOCKER_CONFIG nor HOME, and its user %s is not in /etc/passwd", where, a.uid)
+	case step == "tools":
+		return problem.New(problem.Config, "use an image that has it: "+needs+"; or "+withoutExec,
+			"%s: the container lacks %s", where, said)
+	case step == "links":
+		return problem.New(problem.Storage, "look at the links there: ls -l", "%s: too many links lead to each other", where)
+	case step == "folder" && said == "", says("is a directory"):
+		return problem.New(problem.Storage, "remove the folder, or set path: to a file", "%s: a folder stands there", where)
+	case says("read-only file system"):
+		return problem.New(problem.Storage,
+			"the file is mounted read-only, for example from a Secret or ConfigMap, or all of the root file system is: mount an emptyDir at its folder, or set path: and DOCKER_CONFIG to a writable folder",
+			"%s: %s", where, said)
+	case says("resource busy"):
+		return problem.New(problem.Storage,
+			"the file is a mount of its own (subPath), which nothing can replace: mount an emptyDir at its folder instead, or set path: and DOCKER_CONFIG to another folder",
+			"%s: %s", where, said)
+	case says("permission denied"), says("operation not permitted"):
+		return problem.New(problem.Storage,
+			"the container runs as user "+a.uid+": set path: to a file in a folder of that user, and DOCKER_CONFIG to the folder; or mount an emptyDir there, with fsGroup in the pod's securityContext",
+			"%s: %s", where, said)
+	case says("no space left"), says("quota exceeded"):
+		return problem.New(problem.Storage, "free some space in that volume; the former content is still there", "%s: %s", where, said)
+	case says("not a directory"), says("file exists"):
+		return problem.New(problem.Storage, "remove the file that stands where the folder should be, or set path:", "%s: %s", where, said)
+	}
+	return problem.New(problem.Storage, "look at the folder's owner, permissions and mount in the container", "%s: %s: %s", where, step, said)
+}
+
+const (
+	needs       = "the container needs sh, cat, wc, mv, rm, mkdir, chmod, and sha256sum or cksum, as busybox and coreutils have them"
+	withoutExec = "give the pod a Secret of the target kind secrets as a volume at the folder of config.json: docs/targets/pods.md"
+)

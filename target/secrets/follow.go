@@ -1,0 +1,449 @@
+package secrets
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/kube"
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// The remedies.
+const (
+	// attach has a ServiceAccount name the Secret, detach has it not.
+	attach = "attach"
+	detach = "detach"
+	// remove deletes a Secret of ours.
+	remove = "remove"
+	// note marks a workload as using the logins in force: it is seen for the
+	// first time, and nothing says that it does not.
+	note = "note"
+	// restart rolls a workload.
+	restart = "restart"
+	// evict evicts a pod.
+	evict = "evict"
+)
+
+// Behind lists what has not followed: ServiceAccounts, Secrets left in
+// namespaces that are not chosen any more, workloads, pods.
+func (t *Target) Behind(ctx context.Context, logins map[credential.Host]string, places ...credential.Place) ([]credential.Lag, error) {
+	chosen := map[string]bool{}
+	var err error
+	if len(places) == 0 {
+		if chosen, err = t.chosen(ctx); err != nil {
+			return nil, err
+		}
+	}
+	for _, place := range places {
+		if chosen[string(place)], err = t.isChosen(ctx, string(place)); err != nil {
+			return nil, err
+		}
+	}
+	s := scope{places: places, chosen: chosen}
+	left, err := t.left(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	accounts, attached, err := t.detached(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	rolling, err := t.rolling(ctx, s, fingerprint(logins))
+	if err != nil {
+		return nil, err
+	}
+	stuck, err := t.stuck(ctx, s, logins, attached)
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(left, accounts, rolling, stuck), nil
+}
+
+// scope is what Behind looks at.
+type scope struct {
+	// places are namespaces; none means all.
+	places []credential.Place
+	chosen map[string]bool
+}
+
+// find reads what a mirror has in a scope.
+func find[T any](ctx context.Context, s scope, mirror *kube.Mirror[T]) ([]*kube.Object[T], error) {
+	if len(s.places) == 0 {
+		return mirror.List(ctx)
+	}
+	var all []*kube.Object[T]
+	for _, place := range s.places {
+		found, err := mirror.In(ctx, string(place))
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	slices.SortFunc(all, func(a, b *kube.Object[T]) int { return strings.Compare(a.Key().String(), b.Key().String()) })
+	return all, nil
+}
+
+// left are Secrets of ours in namespaces that are not chosen any more.
+func (t *Target) left(ctx context.Context, s scope) ([]credential.Lag, error) {
+	secrets, err := find(ctx, s, t.secrets)
+	if err != nil {
+		return nil, err
+	}
+	var lags []credential.Lag
+	for _, o := range secrets {
+		if !s.chosen[o.Namespace] && o.Labels[kube.Owner] == t.config.Instance {
+			lags = append(lags, credential.Lag{
+				What: "secret " + o.Key().String(), Remedy: remove, Holds: true, Reason: "its namespace is not chosen any more",
+			})
+		}
+	}
+	return lags, nil
+}
+
+// detached are the ServiceAccounts that do not name the Secret and should, or
+// the other way round. The ones that name it are attached.
+func (t *Target) detached(ctx context.Context, s scope) (lags []credential.Lag, attached map[types.NamespacedName]bool, err error) {
+	attached = map[types.NamespacedName]bool{}
+	for _, mirror := range t.accounts {
+		accounts, err := find(ctx, s, mirror)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, a := range accounts {
+			attached[a.Key()] = slices.Contains(a.Value.pullSecrets, t.config.Name)
+			lags = append(lags, t.account(a, s.chosen)...)
+		}
+	}
+	return lags, attached, nil
+}
+
+func (t *Target) account(a *kube.Object[account], chosen map[string]bool) []credential.Lag {
+	has := slices.Contains(a.Value.pullSecrets, t.config.Name)
+	what := "serviceaccount " + a.Key().String()
+	switch {
+	case chosen[a.Namespace] && !a.Excluded() && !has && a.DeletionTimestamp == nil:
+		return []credential.Lag{{
+			What: what, Remedy: attach, After: credential.Place(a.Namespace),
+			Reason: "it does not name the Secret " + t.config.Name,
+		}}
+	case has && chosen[a.Namespace] && a.Excluded():
+		return []credential.Lag{{What: what, Remedy: detach, Reason: "it opted out by " + kube.Exclude}}
+	}
+	return nil
+}
+
+// rolling are the workloads that have not been restarted since the logins came
+// in force. A workload says by an annotation which ones it was restarted for.
+func (t *Target) rolling(ctx context.Context, s scope, want string) ([]credential.Lag, error) {
+	var lags []credential.Lag
+	late := false
+	for _, w := range t.workloads {
+		found, err := find(ctx, s, w.mirror)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range found {
+			have, seen := o.Annotations[kube.Login]
+			if have == want || !s.chosen[o.Namespace] || o.Excluded() || o.DeletionTimestamp != nil {
+				continue
+			}
+			lag := credential.Lag{
+				What: w.kind + " " + o.Key().String(), Remedy: restart, After: credential.Place(o.Namespace),
+				Reason: "it may use a login that was replaced",
+			}
+			if !seen {
+				lag.Remedy, lag.Reason = note, "it is seen for the first time"
+			}
+			late = late || seen
+			lags = append(lags, lag)
+		}
+	}
+	if !late {
+		return lags, nil
+	}
+	under, err := t.under(ctx, want)
+	if err != nil {
+		return nil, err
+	}
+	for i := range lags {
+		if lags[i].Remedy != restart {
+			continue
+		}
+		if under >= t.config.RestartAtOnce {
+			lags[i].Waits = fmt.Sprintf("%d others are rolling", t.config.RestartAtOnce)
+		}
+		under++
+	}
+	return lags, nil
+}
+
+// under is how many workloads, anywhere, are rolling for the logins.
+func (t *Target) under(ctx context.Context, want string) (count int, err error) {
+	for _, w := range t.workloads {
+		found, err := w.mirror.List(ctx)
+		if err != nil {
+			return 0, err
+		}
+		for _, o := range found {
+			if o.Value.rolling && o.Annotations[kube.Login] == want {
+				count++
+			}
+		}
+	}
+	return count, nil
+}
+
+// fingerprint stands for the logins in force, in an annotation.
+func fingerprint(logins map[credential.Host]string) string {
+	var lines []string
+	for host, id := range logins {
+		lines = append(lines, string(host)+" "+id)
+	}
+	slices.Sort(lines)
+	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
+	return hex.EncodeToString(sum[:8])
+}
+
+// stuck are the pods that wait for an image of one of the registries and will
+// do so for ever: they were made before their ServiceAccount named the Secret,
+// which a pod takes over when it is made and never again. One that names it is
+// tried again by the kubelet itself.
+func (t *Target) stuck(ctx context.Context, s scope, logins map[credential.Host]string, attached map[types.NamespacedName]bool) ([]credential.Lag, error) {
+	if t.pods == nil {
+		return nil, nil
+	}
+	pods, err := find(ctx, s, t.pods)
+	if err != nil {
+		return nil, err
+	}
+	var lags []credential.Lag
+	for _, p := range pods {
+		host := registryOf(p.Value.image)
+		_, ours := logins[host]
+		if p.Value.image == "" || !ours || !s.chosen[p.Namespace] || p.Excluded() || p.DeletionTimestamp != nil ||
+			slices.Contains(p.Value.pullSecrets, t.config.Name) ||
+			!attached[types.NamespacedName{Namespace: p.Namespace, Name: p.Value.account}] {
+			continue
+		}
+		lag := credential.Lag{
+			What: "pod " + p.Key().String(), Remedy: evict, After: credential.Place(p.Namespace),
+			Reason: fmt.Sprintf("it waits for image %s, and was made before ServiceAccount %s named the Secret", p.Value.image, p.Value.account),
+		}
+		if !p.Value.controlled {
+			lag.Waits = "nothing would make it again: delete and make it by hand"
+		}
+		lags = append(lags, lag)
+	}
+	return lags, nil
+}
+
+// Follow carries a remedy out.
+func (t *Target) Follow(ctx context.Context, lag credential.Lag, logins map[credential.Host]string) error {
+	kind, full, _ := strings.Cut(lag.What, " ")
+	namespace, name, _ := strings.Cut(full, "/")
+	key := types.NamespacedName{Namespace: namespace, Name: name}
+	var err error
+	switch lag.Remedy {
+	case attach, detach:
+		err = t.setAccount(ctx, key, lag.Remedy == attach)
+	case remove:
+		err = t.removeSecret(ctx, key)
+	case note, restart:
+		err = t.rollWorkload(ctx, kind, key, fingerprint(logins), lag.Remedy == restart)
+	case evict:
+		err = t.evictPod(ctx, key)
+	default:
+		return fmt.Errorf("unknown remedy %q", lag.Remedy)
+	}
+	if apierrors.IsNotFound(err) {
+		return fmt.Errorf("%w: %w", credential.ErrGone, err)
+	}
+	if apierrors.IsTooManyRequests(err) && lag.Remedy == evict {
+		return problem.Wrap(err, problem.Busy, "a PodDisruptionBudget forbids it for now; it is tried again", "evict %s", lag.What)
+	}
+	return kube.Problem(err, "%s %s", lag.Remedy, lag.What)
+}
+
+// accountTries bounds how often a ServiceAccount is read anew that others
+// change at the same time.
+const accountTries = 5
+
+// setAccount puts the Secret among a ServiceAccount's image pull secrets, or
+// takes it out. The list is one value to the cluster (listType=atomic), so it is
+// changed only as it was read.
+func (t *Target) setAccount(ctx context.Context, key types.NamespacedName, wanted bool) error {
+	mirror, now, err := t.findAccount(ctx, key)
+	for range accountTries {
+		if err != nil {
+			return err
+		}
+		if now == nil {
+			return apierrors.NewNotFound(corev1.Resource("serviceaccounts"), key.Name)
+		}
+		list := slices.DeleteFunc(slices.Clone(now.Value.pullSecrets), func(name string) bool { return name == t.config.Name })
+		if wanted {
+			list = append(list, t.config.Name)
+		}
+		if slices.Equal(list, now.Value.pullSecrets) {
+			return nil
+		}
+		references := make([]corev1.LocalObjectReference, len(list))
+		for i, name := range list {
+			references[i].Name = name
+		}
+		var changed *corev1.ServiceAccount
+		changed, err = t.patchAccount(ctx, now, references)
+		if err == nil {
+			if _, err = mirror.Wrote(changed); err == nil && wanted {
+				t.config.Cluster.Recorder.Event(
+					corev1.ObjectReference{APIVersion: "v1", Kind: "ServiceAccount", Namespace: key.Namespace, Name: key.Name, UID: changed.UID},
+					false, kube.Attached, "image pull secret %s added", t.config.Name)
+			}
+			return err
+		}
+		if !apierrors.IsConflict(err) {
+			return err
+		}
+		conflict := err
+		if now, err = mirror.Fresh(ctx, key); err == nil && now == nil {
+			return conflict
+		}
+	}
+	return err
+}
+
+func (t *Target) findAccount(ctx context.Context, key types.NamespacedName) (mirror *kube.Mirror[account], found *kube.Object[account], err error) {
+	for _, mirror = range t.accounts {
+		if found, err = mirror.Get(ctx, key); err != nil || found != nil {
+			return mirror, found, err
+		}
+	}
+	return nil, nil, nil
+}
+
+func (t *Target) patchAccount(ctx context.Context, now *kube.Object[account], references []corev1.LocalObjectReference) (*corev1.ServiceAccount, error) {
+	patch, err := json.Marshal(map[string]any{
+		"metadata":         map[string]any{"uid": now.UID, "resourceVersion": now.ResourceVersion},
+		"imagePullSecrets": references,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return t.config.Cluster.Core.ServiceAccounts(now.Namespace).
+		Patch(ctx, now.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: kube.Manager})
+}
+
+// removeSecret takes the Secret out of the ServiceAccounts that name it, and
+// deletes it.
+func (t *Target) removeSecret(ctx context.Context, key types.NamespacedName) error {
+	for _, mirror := range t.accounts {
+		accounts, err := mirror.List(ctx)
+		if err != nil {
+			return err
+		}
+		for _, a := range accounts {
+			if a.Namespace != key.Namespace || !slices.Contains(a.Value.pullSecrets, t.config.Name) {
+				continue
+			}
+			if err := t.setAccount(ctx, a.Key(), false); err != nil && !apierrors.IsNotFound(err) {
+				return err
+			}
+		}
+	}
+	now, err := t.secrets.Get(ctx, key)
+	if err != nil || now == nil || now.Labels[kube.Owner] != t.config.Instance {
+		return err
+	}
+	err = t.config.Cluster.Core.Secrets(key.Namespace).Delete(ctx, key.Name, metav1.DeleteOptions{
+		Preconditions: &metav1.Preconditions{UID: &now.UID, ResourceVersion: &now.ResourceVersion},
+	})
+	if err == nil || apierrors.IsNotFound(err) {
+		t.secrets.Deleted(now)
+		t.config.Cluster.Recorder.Event(reference(now), false, kube.Removed, "its namespace is not chosen any more")
+		return nil
+	}
+	return err
+}
+
+// restartedAt is the annotation by which `kubectl rollout restart` rolls a
+// workload (kubectl, pkg/polymorphichelpers/objectrestarter.go).
+const restartedAt = "kubectl.kubernetes.io/restartedAt"
+
+func (t *Target) rollWorkload(ctx context.Context, kind string, key types.NamespacedName, want string, roll bool) error {
+	change := map[string]any{"metadata": map[string]any{"annotations": map[string]string{kube.Login: want}}}
+	if roll {
+		change["spec"] = map[string]any{"template": map[string]any{"metadata": map[string]any{
+			"annotations": map[string]string{restartedAt: time.Now().UTC().Format(time.RFC3339)},
+		}}}
+	}
+	patch, err := json.Marshal(change)
+	if err != nil {
+		return err
+	}
+	options := metav1.PatchOptions{FieldManager: kube.Manager}
+	apps := t.config.Cluster.Apps
+	var changed runtime.Object
+	switch kind {
+	case "statefulset":
+		changed, err = apps.StatefulSets(key.Namespace).Patch(ctx, key.Name, types.StrategicMergePatchType, patch, options)
+	case "daemonset":
+		changed, err = apps.DaemonSets(key.Namespace).Patch(ctx, key.Name, types.StrategicMergePatchType, patch, options)
+	default:
+		changed, err = apps.Deployments(key.Namespace).Patch(ctx, key.Name, types.StrategicMergePatchType, patch, options)
+	}
+	if err != nil {
+		return err
+	}
+	for _, w := range t.workloads {
+		if w.kind != kind {
+			continue
+		}
+		if _, err := w.mirror.Wrote(changed); err != nil {
+			return err
+		}
+	}
+	if roll {
+		t.config.Cluster.Recorder.Event(workloadReference(kind, key, changed), false, kube.RestartTriggered, "the login in Secret %s was rotated", t.config.Name)
+	}
+	return nil
+}
+
+func workloadReference(kind string, key types.NamespacedName, changed runtime.Object) corev1.ObjectReference {
+	kinds := map[string]string{"deployment": "Deployment", "statefulset": "StatefulSet", "daemonset": "DaemonSet"}
+	r := corev1.ObjectReference{APIVersion: "apps/v1", Kind: kinds[kind], Namespace: key.Namespace, Name: key.Name}
+	if meta, ok := changed.(metav1.Object); ok {
+		r.UID = meta.GetUID()
+	}
+	return r
+}
+
+func (t *Target) evictPod(ctx context.Context, key types.NamespacedName) error {
+	now, err := t.pods.Get(ctx, key)
+	if err != nil || now == nil {
+		return err
+	}
+	err = t.config.Cluster.Policy.Evictions(key.Namespace).Evict(ctx, &policyv1.Eviction{
+		ObjectMeta:    metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &now.UID}},
+	})
+	if err == nil {
+		t.config.Cluster.Recorder.Event(
+			corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: key.Namespace, Name: key.Name, UID: now.UID},
+			false, kube.Evicted, "made again with image pull secret %s", t.config.Name)
+	}
+	return err
+}
