@@ -147,8 +147,8 @@ func (n *nodeInstall) show(result installed) {
 }
 
 // note goes to standard error, so that the document can be taken by a script.
-func (n *nodeInstall) note(format string, args ...any) {
-	_, _ = fmt.Fprintf(n.Err, format+"\n", args...)
+func (e *env) note(format string, args ...any) {
+	_, _ = fmt.Fprintf(e.Err, format+"\n", args...)
 }
 
 // keptIn are the registries whose logins a target delivers to the file; all, if

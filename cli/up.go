@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -27,7 +28,7 @@ import (
 )
 
 func newUp(e *env) *cobra.Command {
-	var address string
+	var address, health string
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Start, do the main job, and stay",
@@ -43,14 +44,15 @@ The configuration is taken up anew when it changes, and on SIGHUP.`,
 		Example: example("regkeeper up", "regkeeper up --data /tmp/try --listen 127.0.0.1:5005", "regkeeper up --config regkeeper.yaml"),
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return e.up(c.Context(), address)
+			return e.up(c.Context(), address, health)
 		},
 	}
 	c.Flags().StringVar(&address, "listen", "", "where the embedded registry listens when there is no configuration (default 127.0.0.1:5000, or a free port)")
+	c.Flags().StringVar(&health, "health", "", "where health and metrics are served, in place of what the configuration says, such as :9470")
 	return c
 }
 
-func (e *env) up(ctx context.Context, address string) error {
+func (e *env) up(ctx context.Context, address, health string) error {
 	path, folder, err := e.locate()
 	if err != nil {
 		return err
@@ -61,7 +63,7 @@ func (e *env) up(ctx context.Context, address string) error {
 	var c config.Config
 	if path != "" {
 		// Before the data folder is made, and before anything is started.
-		if c, err = config.Load(path); err != nil {
+		if c, err = loadUp(path, health); err != nil {
 			return err
 		}
 	}
@@ -70,7 +72,7 @@ func (e *env) up(ctx context.Context, address string) error {
 		return err
 	}
 	defer func() { _ = data.Close() }()
-	u := &upRun{env: e, log: e.logger(), data: data, path: path}
+	u := &upRun{env: e, log: e.logger(), data: data, path: path, health: health}
 	defer func() {
 		if u.listener != nil {
 			_ = u.listener.Close()
@@ -81,8 +83,17 @@ func (e *env) up(ctx context.Context, address string) error {
 			return err
 		}
 		c = defaultConfig(folder, u.listener.Addr().String())
+		c.Health = cmp.Or(health, c.Health)
 	}
 	return u.run(ctx, c)
+}
+
+// loadUp reads the configuration, with the health address of the command line
+// in the place of its own, if there is one.
+func loadUp(path, health string) (config.Config, error) {
+	c, err := config.Load(path)
+	c.Health = cmp.Or(health, c.Health)
+	return c, err
 }
 
 // upRun is one run of up.
@@ -92,6 +103,8 @@ type upRun struct {
 	data *app.Data
 	// path is the configuration's; empty for the defaults.
 	path string
+	// health is the command line's address; empty for the configuration's.
+	health string
 	// listener is the embedded registry's, where it is open already.
 	listener net.Listener
 }
@@ -112,7 +125,7 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 			latest := c
 			if u.path != "" {
 				var err error
-				if latest, err = config.Load(u.path); err != nil {
+				if latest, err = loadUp(u.path, u.health); err != nil {
 					return daemon.Setup{}, err
 				}
 				if !sameServe(latest, c) {
@@ -259,11 +272,15 @@ func busy(err error, hint, what string) error {
 
 func (u *upRun) listenHealth(ctx context.Context, c config.Config) (net.Listener, error) {
 	listener, err := listen(ctx, c.Health)
-	if err != nil && u.path == "" {
+	if err != nil && u.path == "" && u.health == "" {
 		return listen(ctx, "127.0.0.1:0")
 	}
 	if err != nil {
-		return nil, busy(err, "set serve.health.listen to a free port", "health endpoints")
+		hint := "set serve.health.listen to a free port"
+		if u.health != "" {
+			hint = "give --health a free port"
+		}
+		return nil, busy(err, hint, "health endpoints")
 	}
 	return listener, nil
 }

@@ -43,7 +43,9 @@ var floors = map[string]int{
 	"config": 5,
 	"daemon": 5,
 
-	"app": 6,
+	"app":       6,
+	"manifests": 6,
+
 	"cli": 7,
 	"cmd": 8,
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -88,9 +89,11 @@ func (r *Recorder) send(ctx context.Context, correlator *record.EventCorrelator,
 		sent, err := events.Patch(ctx, result.Event.Name, types.StrategicMergePatchType, result.Patch, metav1.PatchOptions{FieldManager: Manager})
 		if err == nil {
 			correlator.UpdateState(sent)
-			return nil
 		}
-		// The Event may have ended its life at the cluster meanwhile.
+		if !apierrors.IsNotFound(err) {
+			return err
+		}
+		// The Event has ended its life at the cluster meanwhile.
 		result.Event.ResourceVersion = ""
 	}
 	sent, err := events.Create(ctx, result.Event, metav1.CreateOptions{FieldManager: Manager})

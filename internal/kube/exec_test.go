@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -45,9 +46,9 @@ func TestExecRefused(t *testing.T) {
 func TestExecErrorLeavesTheCommandOut(t *testing.T) {
 	t.Parallel()
 	// A proxy that takes neither WebSocket nor SPDY, and ends the connection.
-	requests := 0
+	var requests atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		if requests++; requests == 1 {
+		if requests.Add(1) == 1 {
 			w.WriteHeader(http.StatusBadGateway)
 			return
 		}
@@ -60,8 +61,8 @@ func TestExecErrorLeavesTheCommandOut(t *testing.T) {
 	}))
 	t.Cleanup(server.Close)
 	_, err := exec(t, server.URL)
-	if err == nil || strings.Contains(err.Error(), "a-command") || requests != 2 {
-		t.Errorf("after %d requests the error is %v", requests, err)
+	if err == nil || strings.Contains(err.Error(), "a-command") || requests.Load() != 2 {
+		t.Errorf("after %d requests the error is %v", requests.Load(), err)
 	}
 }
 

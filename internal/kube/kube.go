@@ -41,7 +41,7 @@ const (
 	// Adopt is the annotation by which a Secret that regkeeper did not make is
 	// given to it; its value is "true".
 	Adopt = "regkeeper.dev/adopt"
-	// Login is the annotation with the id of the login that a workload was
+	// Login is the annotation that stands for the logins that a workload was
 	// restarted for last.
 	Login = "regkeeper.dev/login"
 )

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -78,6 +79,8 @@ type Mirror[T any] struct {
 	stores  map[string]cache.Indexer // by namespace
 	synced  []cache.InformerSynced
 	written map[types.NamespacedName]*own[T]
+	// writes counts what was told to Wrote and Deleted.
+	writes int
 	// listed is what List found last while nothing watched; nil for nothing.
 	listed map[types.NamespacedName]*Object[T]
 }
@@ -87,10 +90,13 @@ type own[T any] struct {
 	object *Object[T]
 	// deleted is the UID of an object that was deleted.
 	deleted types.UID
+	// turn is the count of writes that this one was.
+	turn int
 }
 
 // NewMirror makes a mirror. It sends no request.
 func NewMirror[T any](api API, selection Selection, thin func(runtime.Object) (T, error)) *Mirror[T] {
+	selection.Namespaces = slices.Compact(slices.Sorted(slices.Values(selection.Namespaces)))
 	return &Mirror[T]{api: api, selection: selection, thin: thin, written: map[types.NamespacedName]*own[T]{}}
 }
 
@@ -153,8 +159,7 @@ func (m *Mirror[T]) namespaces() []string {
 // Run watches until ctx ends. It calls changed, from one goroutine for each
 // namespace, after an object came (before is nil), changed, or went (after is
 // nil), and once with neither when all is known. What was told to Wrote before
-// is not told again. Lost watches are taken up
-// again for as long as it takes.
+// is not told again. Lost watches are taken up again for as long as it takes.
 func (m *Mirror[T]) Run(ctx context.Context, changed func(before, after *Object[T])) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -265,11 +270,12 @@ func (m *Mirror[T]) object(object any) *Object[T] {
 }
 
 func (m *Mirror[T]) selects(o *Object[T]) bool {
-	return o != nil && (m.selection.Name == "" || o.Name == m.selection.Name)
+	return o != nil && (m.selection.Name == "" || o.Name == m.selection.Name) &&
+		(len(m.selection.Namespaces) == 0 || slices.Contains(m.selection.Namespaces, o.Namespace))
 }
 
 // Wrote has readers see the cluster's answer to a write at once, before the
-// watch tells of it.
+// watch tells of it. Of an object that is not selected they see nothing.
 func (m *Mirror[T]) Wrote(full runtime.Object) (*Object[T], error) {
 	object, err := m.Thin(full)
 	if err != nil {
@@ -277,19 +283,27 @@ func (m *Mirror[T]) Wrote(full runtime.Object) (*Object[T], error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.stores != nil || m.listed != nil {
-		m.written[object.Key()] = &own[T]{object: object}
+	// Answers may come in another order than the writes they are to.
+	if before := m.written[object.Key()]; before == nil || before.object == nil || newer(object, before.object) {
+		m.wrote(object, &own[T]{object: object})
 	}
 	return object, nil
+}
+
+// wrote notes a write of ours. The caller holds mu.
+func (m *Mirror[T]) wrote(object *Object[T], mine *own[T]) {
+	if m.selects(object) && (m.stores != nil || m.listed != nil) {
+		m.writes++
+		mine.turn = m.writes
+		m.written[object.Key()] = mine
+	}
 }
 
 // Deleted has readers see at once that an object was deleted.
 func (m *Mirror[T]) Deleted(object *Object[T]) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.stores != nil || m.listed != nil {
-		m.written[object.Key()] = &own[T]{deleted: object.UID}
-	}
+	m.wrote(object, &own[T]{deleted: object.UID})
 }
 
 // inStep says whether the mirror knows all there is. The caller holds mu.
@@ -306,7 +320,7 @@ func (m *Mirror[T]) Get(ctx context.Context, key types.NamespacedName) (*Object[
 	}
 	if m.listed != nil {
 		defer m.mu.Unlock()
-		return m.latest(key, m.listed[key]), nil
+		return m.latest(key, m.listed[key], ""), nil
 	}
 	m.mu.Unlock()
 	return m.Fresh(ctx, key)
@@ -323,44 +337,68 @@ func (m *Mirror[T]) Fresh(ctx context.Context, key types.NamespacedName) (*Objec
 	return objects[0], nil
 }
 
-// known is an object as the mirror has it. The caller holds mu.
-func (m *Mirror[T]) known(key types.NamespacedName) *Object[T] {
-	store, ok := m.stores[key.Namespace]
-	if !ok {
-		store = m.stores[metav1.NamespaceAll]
+// store is where a namespace is mirrored. The caller holds mu.
+func (m *Mirror[T]) store(namespace string) cache.Indexer {
+	if store, ok := m.stores[namespace]; ok {
+		return store
 	}
-	var object *Object[T]
-	if store != nil {
-		name := key.Name
-		if key.Namespace != "" {
-			name = key.Namespace + "/" + key.Name
-		}
-		if found, ok, _ := store.GetByKey(name); ok {
-			object = m.object(found)
-		}
-	}
-	return m.latest(key, object)
+	return m.stores[metav1.NamespaceAll]
 }
 
-// latest is the later one of what the watch told and what we wrote. The caller
-// holds mu.
-func (m *Mirror[T]) latest(key types.NamespacedName, told *Object[T]) *Object[T] {
+// known is an object as the mirror has it. The caller holds mu.
+func (m *Mirror[T]) known(key types.NamespacedName) *Object[T] {
+	store := m.store(key.Namespace)
+	if store == nil {
+		return nil
+	}
+	name := key.Name
+	if key.Namespace != "" {
+		name = key.Namespace + "/" + key.Name
+	}
+	// Read before the object: what was told meanwhile only makes it later.
+	version := store.LastStoreSyncResourceVersion()
+	var object *Object[T]
+	if found, ok, _ := store.GetByKey(name); ok {
+		if object = m.object(found); !m.selects(object) {
+			object = nil
+		}
+	}
+	return m.latest(key, object, version)
+}
+
+// latest is the later one of what the cluster told, up to the version if that is
+// known, and what we wrote. The caller holds mu.
+//
+// The watch may be as far as our write before its answer is here, and then have
+// the object gone again: nothing would tell of that any more.
+func (m *Mirror[T]) latest(key types.NamespacedName, told *Object[T], version string) *Object[T] {
 	mine := m.written[key]
 	switch {
 	case mine == nil:
 		return told
 	case mine.object == nil && told != nil && told.UID == mine.deleted:
 		return nil
-	case mine.object != nil && (told == nil || newer(mine.object, told)):
+	case mine.object == nil || reaches(version, mine.object.ResourceVersion):
+		return told
+	case told == nil || newer(mine.object, told):
 		return mine.object
 	}
 	return told
 }
 
+// reaches says whether a version is known, and at least as late as another.
+func reaches(version, other string) bool {
+	order, err := resourceversion.CompareResourceVersion(version, other)
+	return err == nil && order >= 0
+}
+
 // List reads all objects, sorted by namespace and name.
 func (m *Mirror[T]) List(ctx context.Context) ([]*Object[T], error) {
-	objects, ok := m.mirrored()
+	objects, ok := m.mirrored(metav1.NamespaceAll)
 	if !ok {
+		m.mu.Lock()
+		before := m.writes
+		m.mu.Unlock()
 		for _, namespace := range m.namespaces() {
 			found, err := m.ask(ctx, namespace, m.selection)
 			if err != nil {
@@ -375,7 +413,8 @@ func (m *Mirror[T]) List(ctx context.Context) ([]*Object[T], error) {
 		m.mu.Lock()
 		if !m.inStep() {
 			m.listed = listed
-			clear(m.written)
+			// What was written since the cluster was asked is not in its answer.
+			maps.DeleteFunc(m.written, func(_ types.NamespacedName, mine *own[T]) bool { return mine.turn <= before })
 		}
 		m.mu.Unlock()
 	}
@@ -394,59 +433,56 @@ func (m *Mirror[T]) In(ctx context.Context, namespace string) ([]*Object[T], err
 		}
 		return []*Object[T]{object}, nil
 	}
-	m.mu.Lock()
-	if !m.inStep() {
-		m.mu.Unlock()
-		return m.ask(ctx, namespace, m.selection)
+	if objects, ok := m.mirrored(namespace); ok {
+		return objects, nil
 	}
-	defer m.mu.Unlock()
-	store, ok := m.stores[namespace]
-	if !ok {
-		store = m.stores[metav1.NamespaceAll]
-	}
-	if store == nil {
-		return nil, nil
-	}
-	found, err := store.ByIndex(cache.NamespaceIndex, namespace)
-	if err != nil {
-		return nil, err
-	}
-	var objects []*Object[T]
-	for _, one := range found {
-		o := m.object(one)
-		if o = m.latest(o.Key(), o); o != nil {
-			objects = append(objects, o)
-		}
-	}
-	return objects, nil
+	return m.ask(ctx, namespace, m.selection)
 }
 
-func (m *Mirror[T]) mirrored() ([]*Object[T], bool) {
+// mirrored are the objects of a namespace, or of all, as the mirror has them; ok
+// is false if it does not know.
+func (m *Mirror[T]) mirrored(namespace string) (objects []*Object[T], ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.inStep() {
 		return nil, false
 	}
-	var objects []*Object[T]
 	seen := map[types.NamespacedName]bool{}
-	for _, store := range m.stores {
-		for _, found := range store.List() {
+	for where, store := range m.stores {
+		if namespace != metav1.NamespaceAll && store != m.store(namespace) {
+			continue
+		}
+		version := store.LastStoreSyncResourceVersion()
+		for _, found := range m.stored(store, namespace) {
 			o := m.object(found)
 			if !m.selects(o) {
 				continue
 			}
 			seen[o.Key()] = true
-			if o = m.latest(o.Key(), o); o != nil {
+			if o = m.latest(o.Key(), o, version); o != nil {
+				objects = append(objects, o)
+			}
+		}
+		for key, mine := range m.written {
+			if mine.object == nil || seen[key] || namespace != metav1.NamespaceAll && key.Namespace != namespace ||
+				where != metav1.NamespaceAll && key.Namespace != where {
+				continue
+			}
+			if o := m.latest(key, nil, version); o != nil {
 				objects = append(objects, o)
 			}
 		}
 	}
-	for key, mine := range m.written {
-		if mine.object != nil && !seen[key] {
-			objects = append(objects, mine.object)
-		}
-	}
 	return objects, true
+}
+
+// stored lists a store's objects of a namespace, or all.
+func (m *Mirror[T]) stored(store cache.Indexer, namespace string) []any {
+	if namespace == metav1.NamespaceAll {
+		return store.List()
+	}
+	found, _ := store.ByIndex(cache.NamespaceIndex, namespace) // it has the index where there is no name
+	return found
 }
 
 // ask lists from the cluster, a page at a time.

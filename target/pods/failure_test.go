@@ -169,7 +169,7 @@ func TestPermissionDenied(t *testing.T) {
 	w, _ := one(t, nil, func(c *fakekube.Container) { c.UID = 54321 })
 	w.fails(failure{problem.Storage, "ermission denied", "runs as user 54321", false})
 	// A file that others may not read, in a folder that they may enter.
-	folder, err := os.MkdirTemp("", "")
+	folder, err := os.MkdirTemp("", "") //nolint:usetesting // nobody else may enter what t.TempDir makes
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	must(t, os.WriteFile(folder+"/config.json", nil, 0o600), os.Chmod(folder, 0o755))
@@ -421,8 +421,8 @@ func FuzzAnswer(f *testing.F) {
 		f.Add([]byte(text), 0)
 		f.Add([]byte(text), 127)
 	}
+	w, _ := one(f, func(config *pods.Config) { config.Cluster.Recorder = nil })
 	f.Fuzz(func(t *testing.T, stdout []byte, code int) {
-		w, _ := one(t, nil)
 		w.executor.SetFaults(fakekube.Faults{Output: &kube.Output{Stdout: stdout, Code: code}})
 		_, err := w.Held(t.Context(), at, []credential.Host{"h"})
 		if err == nil && (!strings.Contains(string(stdout), "regkeeper-pods 1\n") || !strings.HasSuffix(string(stdout), "\nregkeeper-end\n")) {

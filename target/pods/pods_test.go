@@ -574,9 +574,14 @@ func TestOwnerAndMode(t *testing.T) {
 	if os.Geteuid() != 0 {
 		leaveout.Out(t, "owners of files in containers", "needs root")
 	}
+	// The user's number is found out without id, too.
+	stubs := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(stubs, "id"), []byte("#!/bin/sh\nexit 1\n"), 0o755))
 	eachShell(t, func(t *testing.T, shell []string) {
 		executor := fakekube.NewExecutor(t, shell...)
-		home := executor.Add(first, "act-runner")
+		home := executor.Add(first, "act-runner", func(c *fakekube.Container) {
+			c.Env = []string{"HOME=" + c.Home, "PATH=" + stubs + ":" + os.Getenv("PATH")}
+		})
 		w := newWorld(t, executor, func(c *pods.Config) { c.Path = "~/a/b/config.json" }, runner("ci", "runner-0", "act-runner"))
 		must(t, os.Chown(home, 1234, 1235))
 		path := filepath.Join(home, "a/b/config.json")

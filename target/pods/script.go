@@ -72,7 +72,7 @@ func cksum(text []byte) uint32 {
 		add(b)
 	}
 	for n := len(text); n > 0; n >>= 8 {
-		add(byte(n & 0xff)) //nolint:gosec // the low eight bits are meant
+		add(byte(n & 0xff))
 	}
 	return ^sum
 }

@@ -29,6 +29,9 @@ const (
 	detach = "detach"
 	// remove deletes a Secret of ours.
 	remove = "remove"
+	// label puts our labels back on a Secret of ours: by them alone it is
+	// removed one day.
+	label = "label"
 	// note marks a workload as using the logins in force: it is seen for the
 	// first time, and nothing says that it does not.
 	note = "note"
@@ -62,7 +65,7 @@ func (t *Target) Behind(ctx context.Context, logins map[credential.Host]string, 
 	if err != nil {
 		return nil, err
 	}
-	rolling, err := t.rolling(ctx, s, fingerprint(logins))
+	rolling, err := t.rolling(ctx, s, logins)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +100,9 @@ func find[T any](ctx context.Context, s scope, mirror *kube.Mirror[T]) ([]*kube.
 	return all, nil
 }
 
-// left are Secrets of ours in namespaces that are not chosen any more.
+// left are Secrets of ours in namespaces that are not chosen any more, and those
+// whose labels do not say so. What is in a namespace that is being deleted goes
+// with it.
 func (t *Target) left(ctx context.Context, s scope) ([]credential.Lag, error) {
 	secrets, err := find(ctx, s, t.secrets)
 	if err != nil {
@@ -105,9 +110,22 @@ func (t *Target) left(ctx context.Context, s scope) ([]credential.Lag, error) {
 	}
 	var lags []credential.Lag
 	for _, o := range secrets {
-		if !s.chosen[o.Namespace] && o.Labels[kube.Owner] == t.config.Instance {
+		what := "secret " + o.Key().String()
+		if s.chosen[o.Namespace] {
+			if t.ours(o) && !t.labelled(o) {
+				lags = append(lags, credential.Lag{
+					What: what, Remedy: label, After: credential.Place(o.Namespace), Reason: "its labels do not say whose it is",
+				})
+			}
+			continue
+		}
+		namespace, err := t.namespace(ctx, o.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		if namespace != nil && namespace.DeletionTimestamp == nil && o.Labels[kube.Owner] == t.config.Instance {
 			lags = append(lags, credential.Lag{
-				What: "secret " + o.Key().String(), Remedy: remove, Holds: true, Reason: "its namespace is not chosen any more",
+				What: what, Remedy: remove, Holds: true, Reason: "its namespace is not chosen any more",
 			})
 		}
 	}
@@ -147,10 +165,11 @@ func (t *Target) account(a *kube.Object[account], chosen map[string]bool) []cred
 }
 
 // rolling are the workloads that have not been restarted since the logins came
-// in force. A workload says by an annotation which ones it was restarted for.
-func (t *Target) rolling(ctx context.Context, s scope, want string) ([]credential.Lag, error) {
+// in force. A workload says by an annotation which ones it was restarted for. A
+// registry that it does not tell of is new to it, and replaced nothing.
+func (t *Target) rolling(ctx context.Context, s scope, logins map[credential.Host]string) ([]credential.Lag, error) {
 	var lags []credential.Lag
-	late := false
+	want, late := fingerprint(logins), false
 	for _, w := range t.workloads {
 		found, err := find(ctx, s, w.mirror)
 		if err != nil {
@@ -162,13 +181,18 @@ func (t *Target) rolling(ctx context.Context, s scope, want string) ([]credentia
 				continue
 			}
 			lag := credential.Lag{
-				What: w.kind + " " + o.Key().String(), Remedy: restart, After: credential.Place(o.Namespace),
-				Reason: "it may use a login that was replaced",
+				What: w.kind + " " + o.Key().String(), Remedy: note, After: credential.Place(o.Namespace),
+				Reason: "it is seen for the first time",
 			}
-			if !seen {
-				lag.Remedy, lag.Reason = note, "it is seen for the first time"
+			switch {
+			case replaced(have, logins):
+				lag.Remedy, lag.Reason, late = restart, "it may use a login that was replaced", true
+				if o.Value.paused {
+					lag.Waits = "it is paused: kubectl rollout resume"
+				}
+			case seen:
+				lag.Reason = "the registries are others"
 			}
-			late = late || seen
 			lags = append(lags, lag)
 		}
 	}
@@ -180,16 +204,18 @@ func (t *Target) rolling(ctx context.Context, s scope, want string) ([]credentia
 		return nil, err
 	}
 	for i := range lags {
-		if lags[i].Remedy != restart {
+		if lags[i].Remedy != restart || lags[i].Waits != "" {
 			continue
 		}
 		if under >= t.config.RestartAtOnce {
-			lags[i].Waits = fmt.Sprintf("%d others are rolling", t.config.RestartAtOnce)
+			lags[i].Waits = t.enough()
 		}
 		under++
 	}
 	return lags, nil
 }
+
+func (t *Target) enough() string { return fmt.Sprintf("%d others are rolling", t.config.RestartAtOnce) }
 
 // under is how many workloads, anywhere, are rolling for the logins.
 func (t *Target) under(ctx context.Context, want string) (count int, err error) {
@@ -207,15 +233,31 @@ func (t *Target) under(ctx context.Context, want string) (count int, err error) 
 	return count, nil
 }
 
-// fingerprint stands for the logins in force, in an annotation.
+// fingerprint stands for the logins in force, in an annotation: a short digest
+// for each registry.
 func fingerprint(logins map[credential.Host]string) string {
-	var lines []string
+	var list []string
 	for host, id := range logins {
-		lines = append(lines, string(host)+" "+id)
+		list = append(list, string(host)+"="+digest(id))
 	}
-	slices.Sort(lines)
-	sum := sha256.Sum256([]byte(strings.Join(lines, "\n")))
-	return hex.EncodeToString(sum[:8])
+	slices.Sort(list)
+	return strings.Join(list, ",")
+}
+
+func digest(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:6])
+}
+
+// replaced says whether one of the logins is another than the fingerprint's.
+func replaced(have string, logins map[credential.Host]string) bool {
+	for one := range strings.SplitSeq(have, ",") {
+		host, was, _ := strings.Cut(one, "=")
+		if id, ok := logins[credential.Host(host)]; ok && digest(id) != was {
+			return true
+		}
+	}
+	return false
 }
 
 // stuck are the pods that wait for an image of one of the registries and will
@@ -232,16 +274,18 @@ func (t *Target) stuck(ctx context.Context, s scope, logins map[credential.Host]
 	}
 	var lags []credential.Lag
 	for _, p := range pods {
-		host := registryOf(p.Value.image)
-		_, ours := logins[host]
-		if p.Value.image == "" || !ours || !s.chosen[p.Namespace] || p.Excluded() || p.DeletionTimestamp != nil ||
+		i := slices.IndexFunc(p.Value.images, func(image string) bool {
+			_, ours := logins[registryOf(image)]
+			return ours
+		})
+		if i < 0 || !s.chosen[p.Namespace] || p.Excluded() || p.DeletionTimestamp != nil ||
 			slices.Contains(p.Value.pullSecrets, t.config.Name) ||
 			!attached[types.NamespacedName{Namespace: p.Namespace, Name: p.Value.account}] {
 			continue
 		}
 		lag := credential.Lag{
 			What: "pod " + p.Key().String(), Remedy: evict, After: credential.Place(p.Namespace),
-			Reason: fmt.Sprintf("it waits for image %s, and was made before ServiceAccount %s named the Secret", p.Value.image, p.Value.account),
+			Reason: fmt.Sprintf("it waits for image %s, and was made before ServiceAccount %s named the Secret", p.Value.images[i], p.Value.account),
 		}
 		if !p.Value.controlled {
 			lag.Waits = "nothing would make it again: delete and make it by hand"
@@ -256,14 +300,32 @@ func (t *Target) Follow(ctx context.Context, lag credential.Lag, logins map[cred
 	kind, full, _ := strings.Cut(lag.What, " ")
 	namespace, name, _ := strings.Cut(full, "/")
 	key := types.NamespacedName{Namespace: namespace, Name: name}
-	var err error
+	chosen, err := t.isChosen(ctx, namespace)
+	switch lag.Remedy {
+	case attach, note, restart, evict:
+		// It may have ceased to be chosen since it was looked at.
+		if err == nil && !chosen {
+			return fmt.Errorf("%w: namespace %s is not there, or not chosen", credential.ErrGone, namespace)
+		}
+	case remove:
+		if chosen {
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
 	switch lag.Remedy {
 	case attach, detach:
 		err = t.setAccount(ctx, key, lag.Remedy == attach)
 	case remove:
 		err = t.removeSecret(ctx, key)
-	case note, restart:
-		err = t.rollWorkload(ctx, kind, key, fingerprint(logins), lag.Remedy == restart)
+	case label:
+		return t.Deliver(ctx, credential.Place(namespace), nil)
+	case note:
+		err = t.rollWorkload(ctx, kind, key, fingerprint(logins), false)
+	case restart:
+		err = t.restart(ctx, kind, key, fingerprint(logins))
 	case evict:
 		err = t.evictPod(ctx, key)
 	default:
@@ -287,19 +349,16 @@ const accountTries = 5
 // changed only as it was read.
 func (t *Target) setAccount(ctx context.Context, key types.NamespacedName, wanted bool) error {
 	mirror, now, err := t.findAccount(ctx, key)
-	for range accountTries {
-		if err != nil {
-			return err
-		}
+	for try := 1; err == nil; try++ {
 		if now == nil {
 			return apierrors.NewNotFound(corev1.Resource("serviceaccounts"), key.Name)
+		}
+		if slices.Contains(now.Value.pullSecrets, t.config.Name) == wanted {
+			return nil
 		}
 		list := slices.DeleteFunc(slices.Clone(now.Value.pullSecrets), func(name string) bool { return name == t.config.Name })
 		if wanted {
 			list = append(list, t.config.Name)
-		}
-		if slices.Equal(list, now.Value.pullSecrets) {
-			return nil
 		}
 		references := make([]corev1.LocalObjectReference, len(list))
 		for i, name := range list {
@@ -308,22 +367,28 @@ func (t *Target) setAccount(ctx context.Context, key types.NamespacedName, wante
 		var changed *corev1.ServiceAccount
 		changed, err = t.patchAccount(ctx, now, references)
 		if err == nil {
-			if _, err = mirror.Wrote(changed); err == nil && wanted {
-				t.config.Cluster.Recorder.Event(
-					corev1.ObjectReference{APIVersion: "v1", Kind: "ServiceAccount", Namespace: key.Namespace, Name: key.Name, UID: changed.UID},
-					false, kube.Attached, "image pull secret %s added", t.config.Name)
-			}
-			return err
+			return t.accountSet(mirror, changed, wanted)
 		}
-		if !apierrors.IsConflict(err) {
-			return err
-		}
-		conflict := err
-		if now, err = mirror.Fresh(ctx, key); err == nil && now == nil {
-			return conflict
+		if apierrors.IsConflict(err) && try < accountTries {
+			now, err = mirror.Fresh(ctx, key)
 		}
 	}
 	return err
+}
+
+// accountSet notes a ServiceAccount that was changed.
+func (t *Target) accountSet(mirror *kube.Mirror[account], changed *corev1.ServiceAccount, wanted bool) error {
+	if _, err := mirror.Wrote(changed); err != nil || !wanted {
+		return err
+	}
+	t.config.Cluster.Recorder.Event(
+		corev1.ObjectReference{APIVersion: "v1", Kind: "ServiceAccount", Namespace: changed.Namespace, Name: changed.Name, UID: changed.UID},
+		false, kube.Attached, "image pull secret %s added", t.config.Name)
+	if w := t.watching.Load(); w != nil && t.pods != nil {
+		// Pods may wait for ever by now that were made before.
+		w.changed(credential.Place(changed.Namespace))
+	}
+	return nil
 }
 
 func (t *Target) findAccount(ctx context.Context, key types.NamespacedName) (mirror *kube.Mirror[account], found *kube.Object[account], err error) {
@@ -348,25 +413,25 @@ func (t *Target) patchAccount(ctx context.Context, now *kube.Object[account], re
 }
 
 // removeSecret takes the Secret out of the ServiceAccounts that name it, and
-// deletes it.
+// deletes it, if it is ours still.
 func (t *Target) removeSecret(ctx context.Context, key types.NamespacedName) error {
+	now, err := t.secrets.Get(ctx, key)
+	if err != nil || now == nil || now.Labels[kube.Owner] != t.config.Instance {
+		return err
+	}
 	for _, mirror := range t.accounts {
-		accounts, err := mirror.List(ctx)
+		accounts, err := mirror.In(ctx, key.Namespace)
 		if err != nil {
 			return err
 		}
 		for _, a := range accounts {
-			if a.Namespace != key.Namespace || !slices.Contains(a.Value.pullSecrets, t.config.Name) {
+			if !slices.Contains(a.Value.pullSecrets, t.config.Name) {
 				continue
 			}
 			if err := t.setAccount(ctx, a.Key(), false); err != nil && !apierrors.IsNotFound(err) {
 				return err
 			}
 		}
-	}
-	now, err := t.secrets.Get(ctx, key)
-	if err != nil || now == nil || now.Labels[kube.Owner] != t.config.Instance {
-		return err
 	}
 	err = t.config.Cluster.Core.Secrets(key.Namespace).Delete(ctx, key.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &now.UID, ResourceVersion: &now.ResourceVersion},
@@ -382,6 +447,21 @@ func (t *Target) removeSecret(ctx context.Context, key types.NamespacedName) err
 // restartedAt is the annotation by which `kubectl rollout restart` rolls a
 // workload (kubectl, pkg/polymorphichelpers/objectrestarter.go).
 const restartedAt = "kubectl.kubernetes.io/restartedAt"
+
+// restart rolls a workload, if not enough are rolling by now: the looks that it
+// was planned from may have been several, at the same time.
+func (t *Target) restart(ctx context.Context, kind string, key types.NamespacedName, want string) error {
+	t.restarting.Lock()
+	defer t.restarting.Unlock()
+	under, err := t.under(ctx, want)
+	if err != nil {
+		return err
+	}
+	if under >= t.config.RestartAtOnce {
+		return problem.New(problem.Busy, "it is restarted when one of them has ended", "%s", t.enough())
+	}
+	return t.rollWorkload(ctx, kind, key, want, true)
+}
 
 func (t *Target) rollWorkload(ctx context.Context, kind string, key types.NamespacedName, want string, roll bool) error {
 	change := map[string]any{"metadata": map[string]any{"annotations": map[string]string{kube.Login: want}}}
@@ -441,6 +521,7 @@ func (t *Target) evictPod(ctx context.Context, key types.NamespacedName) error {
 		DeleteOptions: &metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &now.UID}},
 	})
 	if err == nil {
+		t.pods.Deleted(now)
 		t.config.Cluster.Recorder.Event(
 			corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: key.Namespace, Name: key.Name, UID: now.UID},
 			false, kube.Evicted, "made again with image pull secret %s", t.config.Name)

@@ -78,8 +78,8 @@ func names(references []corev1.LocalObjectReference) []string {
 
 // pod is what is kept of a pod that waits for an image; of others it is zero.
 type pod struct {
-	// image is the one that it waits for.
-	image       string
+	// images are those that it waits for.
+	images      []string
 	account     string
 	pullSecrets []string
 	// controlled says that a controller will make another in its place.
@@ -94,18 +94,21 @@ func podsAPI(core typedcore.CoreV1Interface) kube.API {
 // ErrImagePull after a try and ImagePullBackOff before the next.
 func (t *Target) thinPod(object runtime.Object) (pod, error) {
 	full := object.(*corev1.Pod) //nolint:forcetypeassert // the API lists nothing else
+	var images []string
 	for _, statuses := range [][]corev1.ContainerStatus{full.Status.InitContainerStatuses, full.Status.ContainerStatuses} {
 		for _, status := range statuses {
-			if w := status.State.Waiting; w == nil || w.Reason != "ErrImagePull" && w.Reason != "ImagePullBackOff" {
-				continue
+			if w := status.State.Waiting; w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff") {
+				images = append(images, imageOf(full, status.Name, status.Image))
 			}
-			return pod{
-				image: imageOf(full, status.Name, status.Image), account: full.Spec.ServiceAccountName,
-				pullSecrets: names(full.Spec.ImagePullSecrets), controlled: metav1.GetControllerOf(full) != nil,
-			}, nil
 		}
 	}
-	return pod{}, nil
+	if len(images) == 0 {
+		return pod{}, nil
+	}
+	return pod{
+		images: images, account: full.Spec.ServiceAccountName,
+		pullSecrets: names(full.Spec.ImagePullSecrets), controlled: metav1.GetControllerOf(full) != nil,
+	}, nil
 }
 
 // imageOf is the image that a container's specification names: its status may
@@ -122,7 +125,11 @@ func imageOf(full *corev1.Pod, container, otherwise string) string {
 }
 
 // workload is what is kept of a workload.
-type workload struct{ rolling bool }
+type workload struct {
+	rolling bool
+	// paused says that nothing would roll it now.
+	paused bool
+}
 
 // workloads are those of one line of the configuration.
 type workloads struct {
@@ -145,20 +152,27 @@ func newWorkloads(apps typedapps.AppsV1Interface, w Workload, where []string) wo
 }
 
 // thinWorkload says whether a workload is rolling, as `kubectl rollout status`
-// does.
+// does (kubectl, pkg/polymorphichelpers/rollout_status.go). One whose pods are
+// made anew only when someone deletes them never is.
 func thinWorkload(object runtime.Object) (workload, error) {
 	var w workload
 	switch full := object.(type) {
 	case *appsv1.Deployment:
 		want := replicas(full.Spec.Replicas)
-		w.rolling = full.Status.ObservedGeneration < full.Generation || full.Status.UpdatedReplicas < want ||
-			full.Status.Replicas > full.Status.UpdatedReplicas || full.Status.AvailableReplicas < full.Status.UpdatedReplicas
+		w.paused = full.Spec.Paused
+		w.rolling = !w.paused && (full.Status.ObservedGeneration < full.Generation || full.Status.UpdatedReplicas < want ||
+			full.Status.Replicas > full.Status.UpdatedReplicas || full.Status.AvailableReplicas < full.Status.UpdatedReplicas)
 	case *appsv1.StatefulSet:
-		w.rolling = full.Status.ObservedGeneration < full.Generation || full.Status.UpdatedReplicas < replicas(full.Spec.Replicas) ||
-			full.Status.ReadyReplicas < replicas(full.Spec.Replicas)
+		want, updated := replicas(full.Spec.Replicas), replicas(full.Spec.Replicas)
+		if rolling := full.Spec.UpdateStrategy.RollingUpdate; rolling != nil && rolling.Partition != nil {
+			updated = max(0, want-*rolling.Partition)
+		}
+		w.rolling = full.Spec.UpdateStrategy.Type != appsv1.OnDeleteStatefulSetStrategyType &&
+			(full.Status.ObservedGeneration < full.Generation || full.Status.UpdatedReplicas < updated || full.Status.ReadyReplicas < want)
 	case *appsv1.DaemonSet:
-		w.rolling = full.Status.ObservedGeneration < full.Generation || full.Status.UpdatedNumberScheduled < full.Status.DesiredNumberScheduled ||
-			full.Status.NumberAvailable < full.Status.DesiredNumberScheduled
+		w.rolling = full.Spec.UpdateStrategy.Type != appsv1.OnDeleteDaemonSetStrategyType &&
+			(full.Status.ObservedGeneration < full.Generation || full.Status.UpdatedNumberScheduled < full.Status.DesiredNumberScheduled ||
+				full.Status.NumberAvailable < full.Status.DesiredNumberScheduled)
 	}
 	return w, nil
 }

@@ -14,6 +14,8 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -104,6 +106,11 @@ type Target struct {
 	accounts   []*kube.Mirror[account]
 	workloads  []workloads
 	pods       *kube.Mirror[pod]
+	// watching is the watch under way; nil for none.
+	watching atomic.Pointer[watching]
+	// restarting is held while a workload is restarted: their bound is kept by
+	// counting.
+	restarting sync.Mutex
 }
 
 var (
@@ -126,6 +133,14 @@ func New(config Config) *Target {
 	if config.RestartAtOnce <= 0 {
 		config.RestartAtOnce = restartAtOnce
 	}
+	config.Namespaces.Names = once(config.Namespaces.Names)
+	config.ServiceAccounts = once(config.ServiceAccounts)
+	if slices.Contains(config.ServiceAccounts, "*") {
+		config.ServiceAccounts = []string{"*"}
+	}
+	config.Restart = slices.DeleteFunc(once(config.Restart), func(w Workload) bool {
+		return w.Name != "*" && slices.Contains(config.Restart, Workload{Kind: w.Kind, Name: "*"})
+	})
 	t := &Target{config: config}
 	core := config.Cluster.Core
 	var where []string
@@ -151,6 +166,17 @@ func New(config Config) *Target {
 		t.pods = kube.NewMirror(podsAPI(core), kube.Selection{Namespaces: where}, t.thinPod)
 	}
 	return t
+}
+
+// once is the list without what stands in it before: nothing is looked at twice.
+func once[T comparable](list []T) []T {
+	var kept []T
+	for _, one := range list {
+		if !slices.Contains(kept, one) {
+			kept = append(kept, one)
+		}
+	}
+	return kept
 }
 
 // Places lists the namespaces that are chosen.
@@ -190,16 +216,18 @@ func (t *Target) chosen(ctx context.Context) (map[string]bool, error) {
 
 // isChosen says whether one namespace is chosen.
 func (t *Target) isChosen(ctx context.Context, name string) (bool, error) {
+	namespace, err := t.namespace(ctx, name)
+	return err == nil && t.chooses(namespace), err
+}
+
+// namespace reads one namespace; nil if it is not there, or not looked at.
+func (t *Target) namespace(ctx context.Context, name string) (*kube.Object[struct{}], error) {
 	for i, mirror := range t.namespaces {
-		if t.config.Namespaces.literal() && t.config.Namespaces.Names[i] != name {
-			continue
-		}
-		namespace, err := mirror.Get(ctx, types.NamespacedName{Name: name})
-		if err != nil || t.chooses(namespace) {
-			return err == nil, err
+		if !t.config.Namespaces.literal() || t.config.Namespaces.Names[i] == name {
+			return mirror.Get(ctx, types.NamespacedName{Name: name})
 		}
 	}
-	return false, nil
+	return nil, nil
 }
 
 func (t *Target) chooses(namespace *kube.Object[struct{}]) bool {
@@ -215,6 +243,11 @@ func (t *Target) key(place credential.Place) types.NamespacedName {
 func (t *Target) ours(s *kube.Object[secret]) bool {
 	owner, labelled := s.Labels[kube.Owner]
 	return owner == t.config.Instance || !labelled && s.Value.applied
+}
+
+// labelled says whether a Secret has the labels of one of ours.
+func (t *Target) labelled(s *kube.Object[secret]) bool {
+	return s.Labels[kube.Owner] == t.config.Instance && s.Labels[kube.ManagedBy] == kube.Manager
 }
 
 // given says whether a Secret that is not ours is to become ours.
@@ -321,7 +354,7 @@ func (t *Target) apply(ctx context.Context, key types.NamespacedName, before *ku
 			doc = kept
 		}
 	}
-	changed := before == nil || len(before.Value.config) == 0 || before.Labels[kube.Owner] != t.config.Instance
+	changed := before == nil || len(before.Value.config) == 0 || !t.labelled(before)
 	for _, host := range hostsOf(logins) {
 		changed = doc.Set(host, logins[host]) || changed
 	}
@@ -333,8 +366,9 @@ func (t *Target) apply(ctx context.Context, key types.NamespacedName, before *ku
 		WithType(corev1.SecretTypeDockerConfigJson).
 		WithData(map[string][]byte{corev1.DockerConfigJsonKey: doc.Bytes()})
 	if before != nil {
-		// One that was made anew by someone else meanwhile is not ours.
-		patch = patch.WithUID(before.UID)
+		// One that was made anew by someone else meanwhile is not ours, and what
+		// others added to it meanwhile is kept.
+		patch = patch.WithUID(before.UID).WithResourceVersion(before.ResourceVersion)
 	}
 	applied, err := t.config.Cluster.Core.Secrets(key.Namespace).Apply(ctx, patch,
 		metav1.ApplyOptions{FieldManager: kube.Manager, Force: before != nil})
@@ -369,6 +403,10 @@ func (t *Target) tell(before, after *kube.Object[secret], logins map[credential.
 		reason = kube.Created
 	case !t.ours(before):
 		reason = kube.Adopted
+	}
+	if len(logins) == 0 {
+		t.config.Cluster.Recorder.Event(reference(after), false, reason, "labels put back")
+		return
 	}
 	t.config.Cluster.Recorder.Event(reference(after), false, reason, "logins for %v in force after %s", hostsOf(logins), took.Round(time.Millisecond))
 }

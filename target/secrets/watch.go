@@ -16,6 +16,10 @@ import (
 // others changed, and of what has not followed.
 func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) error {
 	w := &watching{target: t, changed: changed}
+	// Nothing is in step before all have begun.
+	w.begun.Add(1)
+	t.watching.Store(w)
+	defer t.watching.CompareAndSwap(w, nil)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, mirror := range t.namespaces {
 		run(ctx, group, w, mirror, w.namespace)
@@ -30,6 +34,7 @@ func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) e
 	if t.pods != nil {
 		run(ctx, group, w, t.pods, w.pod)
 	}
+	w.known()
 	return group.Wait()
 }
 
@@ -48,15 +53,20 @@ func run[T any](ctx context.Context, group *errgroup.Group, w *watching, mirror 
 		return mirror.Run(ctx, func(before, after *kube.Object[T]) {
 			switch {
 			case before == nil && after == nil:
-				if w.begun.Add(-1) == 0 {
-					w.inStep.Store(true)
-					w.changed()
-				}
+				w.known()
 			case w.inStep.Load():
 				tell(before, after)
 			}
 		})
 	})
+}
+
+// known notes that one more is in step.
+func (w *watching) known() {
+	if w.begun.Add(-1) == 0 {
+		w.inStep.Store(true)
+		w.changed()
+	}
 }
 
 func (w *watching) namespace(before, after *kube.Object[struct{}]) {
@@ -71,7 +81,8 @@ func (w *watching) namespace(before, after *kube.Object[struct{}]) {
 
 func (w *watching) secret(before, after *kube.Object[secret]) {
 	if before != nil && after != nil && bytes.Equal(before.Value.config, after.Value.config) &&
-		before.Labels[kube.Owner] == after.Labels[kube.Owner] && w.target.given(before) == w.target.given(after) {
+		before.Labels[kube.Owner] == after.Labels[kube.Owner] && before.Labels[kube.ManagedBy] == after.Labels[kube.ManagedBy] &&
+		w.target.given(before) == w.target.given(after) {
 		return
 	}
 	if after == nil {
@@ -98,16 +109,18 @@ func (w *watching) account(before, after *kube.Object[account]) {
 func (w *watching) workload(before, after *kube.Object[workload]) {
 	switch {
 	case after == nil:
-	case before == nil, before.Annotations[kube.Login] != after.Annotations[kube.Login]:
-		w.tell(after.Namespace)
-	case before.Value.rolling && !after.Value.rolling:
+	case before != nil && before.Value.rolling && !after.Value.rolling:
 		// Others, elsewhere, may have waited for it.
 		w.changed()
+	case before == nil, before.Annotations[kube.Login] != after.Annotations[kube.Login],
+		before.Excluded() != after.Excluded(), before.Value.paused != after.Value.paused:
+		w.tell(after.Namespace)
 	}
 }
 
 func (w *watching) pod(before, after *kube.Object[pod]) {
-	if after != nil && after.Value.image != "" && (before == nil || before.Value.image == "") {
+	if after != nil && len(after.Value.images) > 0 &&
+		(before == nil || before.Excluded() != after.Excluded() || !slices.Equal(before.Value.images, after.Value.images)) {
 		w.tell(after.Namespace)
 	}
 }

@@ -39,8 +39,9 @@ type Spec struct {
 	Applets []string
 	// Users are lines of /etc/passwd; without one there is no such file.
 	Users []string
-	// Files are more files, by their paths without the slash at the beginning.
-	Files map[string]string
+	// Files are more files, by their paths without the slash at the beginning;
+	// Programs are files that may be run.
+	Files, Programs map[string]string
 	// User is whom the image runs as, by name or number; default root.
 	User string
 	// Cmd is what the image runs; default a shell.
@@ -157,6 +158,11 @@ func (s Spec) archive(busybox []byte) ([]byte, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if err := write(name, 0o644, []byte(files[name])); err != nil {
+			return nil, err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Programs)) {
+		if err := write(name, 0o755, []byte(s.Programs[name])); err != nil {
 			return nil, err
 		}
 	}

@@ -9,6 +9,7 @@ package docker
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,8 +29,9 @@ type Daemon struct {
 	dir string
 }
 
-// Start starts a daemon that ends with the test.
-func Start(t testing.TB) *Daemon {
+// Start starts a daemon that ends with the test. Beside registries on loopback
+// it speaks plain HTTP to the ones named.
+func Start(t testing.TB, insecure ...string) *Daemon {
 	t.Helper()
 	peers.Need(t, peers.Root, "unshare", "dockerd", "docker")
 	// Not t.TempDir: a socket's path has at most 107 bytes (unix(7)), and
@@ -45,7 +47,11 @@ func Start(t testing.TB) *Daemon {
 		}
 	})
 	config := filepath.Join(dir, "daemon.json") // not the system's
-	if err := os.WriteFile(config, []byte("{}"), 0o600); err != nil {
+	settings, err := json.Marshal(map[string]any{"insecure-registries": insecure})
+	if err != nil {
+		t.Fatalf("write daemon.json: %v", err)
+	}
+	if err := os.WriteFile(config, settings, 0o600); err != nil {
 		t.Fatalf("write daemon.json: %v", err)
 	}
 	p := process.Start(t, exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",

@@ -59,6 +59,13 @@ type Server struct {
 // the others copy.
 func Start(t testing.TB) *Server {
 	t.Helper()
+	return StartAt(t, "127.0.0.1")
+}
+
+// StartAt starts a server at an address of this machine, which others reach it
+// at too.
+func StartAt(t testing.TB, address string) *Server {
+	t.Helper()
 	peers.Need(t, "git", "gcc")
 	bin := build.Go(t, Tool)
 	s := &Server{Version: bin.Version, Admin: admin, t: t, bin: bin.Path, dir: t.TempDir()}
@@ -67,7 +74,7 @@ func Start(t testing.TB) *Server {
 	// one takes itself for the second half of an upgrade and sends SIGTERM to
 	// its parent.
 	var err error
-	if s.Host, err = peers.FreeAddress("127.0.0.1"); err != nil {
+	if s.Host, err = peers.FreeAddress(address); err != nil {
 		t.Fatalf("find free port: %v", err)
 	}
 	s.URL = "http://" + s.Host
@@ -250,13 +257,13 @@ func configure(dir, source, host string) error {
 	if err != nil {
 		return fmt.Errorf("parse template: %w", err)
 	}
-	_, port, err := net.SplitHostPort(host)
+	address, port, err := net.SplitHostPort(host)
 	if err != nil {
 		return fmt.Errorf("parse address: %w", err)
 	}
 	var text strings.Builder
 	if err := ini.Execute(&text, map[string]any{
-		"User": username(), "Root": os.Geteuid() == 0, "Dir": dir, "Source": source, "Port": port,
+		"User": username(), "Root": os.Geteuid() == 0, "Dir": dir, "Source": source, "Address": address, "Port": port,
 		"Secret": rand.Text(),
 		// The form Gitea generates itself: 32 bytes, base64url without padding.
 		"JWT": base64.RawURLEncoding.EncodeToString([]byte(rand.Text() + rand.Text())[:32]),

@@ -214,10 +214,7 @@ func (e *Executor) start(ctx context.Context, c Container, command kube.Command,
 	if err != nil && !errors.As(err, &exit) {
 		return kube.Output{}, err
 	}
-	if rand.Float64() < faults.CutStdout {
-		stdout = stdout[:rand.IntN(len(stdout)+1)]
-	}
-	return kube.Output{Stdout: stdout, Stderr: stderr.Bytes(), Code: program.ProcessState.ExitCode()}, nil
+	return kube.Output{Stdout: cut(stdout, faults.CutStdout), Stderr: stderr.Bytes(), Code: program.ProcessState.ExitCode()}, nil
 }
 
 func feed(stdin io.WriteCloser, ended <-chan struct{}, command kube.Command, faults Faults) {
@@ -229,14 +226,19 @@ func feed(stdin io.WriteCloser, ended <-chan struct{}, command kube.Command, fau
 		case <-time.After(faults.LateStdin):
 		}
 	}
-	text := command.Stdin
-	if rand.Float64() < faults.LoseStdin {
-		text = text[:rand.IntN(len(text)+1)]
-	}
+	text := cut(command.Stdin, faults.LoseStdin)
 	if half := len(text) / 2; faults.During != nil {
 		_, _ = stdin.Write(text[:half])
 		faults.During(command)
 		text = text[half:]
 	}
 	_, _ = stdin.Write(text)
+}
+
+// cut cuts a share of texts off at any byte, the end excepted.
+func cut(text []byte, share float64) []byte {
+	if len(text) == 0 || rand.Float64() >= share { //nolint:gosec // no secret is made of it
+		return text
+	}
+	return text[:rand.IntN(len(text))] //nolint:gosec // no secret is made of it
 }
