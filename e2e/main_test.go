@@ -37,7 +37,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(binFolder, "regkeeper")
 	cmd := exec.Command("go", "build", "-o", path, "./cmd/regkeeper")
 	cmd.Dir = ".."
-	cmd.Env = append(os.Environ(), "GOWORK=off")
+	cmd.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build regkeeper: %w: %s", err, out)
 	}

@@ -327,7 +327,10 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 		}
 		served = true
 		group.Go(func() error {
-			unlock := k.lockPlace(view.Target, view.Place)
+			unlock, err := k.lockPlace(gctx, view.Target, view.Place)
+			if err != nil {
+				return err
+			}
 			defer unlock()
 			k.servePlace(gctx, view, todo, refused, ledger)
 			return gctx.Err()

@@ -67,7 +67,11 @@ type Step struct {
 // String is the step in one line.
 func (s Step) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%-8s", s.Action)
+	verb := string(s.Action)
+	if s.Action == Follow {
+		verb = s.Remedy
+	}
+	fmt.Fprintf(&b, "%-8s", verb)
 	if s.Host != "" {
 		fmt.Fprintf(&b, " %s", s.Host)
 	}

@@ -78,10 +78,37 @@ func (s *scene) retire(id string, change ...func(*state.Retired)) {
 	s.view.Journal.Retired = append(s.view.Journal.Retired, r)
 }
 
+// lags adds something that depends on the place.
+func (s *scene) lags(lag credential.Lag) {
+	s.Lags = append(s.Lags, keeper.LagView{Target: "files", Hosts: []credential.Host{hostA}, Lag: lag})
+}
+
+var restart = credential.Lag{What: "deployment web/api", Remedy: "restart", After: "/one", Reason: "it may use a login that was replaced"}
+
 var plans = []struct {
 	name  string
 	build func(*scene)
 }{
+	{"follows", func(s *scene) { s.lags(restart) }},
+	{"follows-a-place-that-lags", func(s *scene) { s.lags(restart); s.holds("a1") }},
+	{"follows-a-place-that-cannot-be-read", func(s *scene) { s.lags(restart); s.place.Err = errOdd }},
+	{"follows-a-login-that-changes", func(s *scene) { s.lags(restart); s.view.Asked = true }},
+	{"follows-a-login-that-is-refused", func(s *scene) {
+		s.lags(restart)
+		s.given("a2")
+		s.view.Check = errRefused
+	}},
+	{"follows-later", func(s *scene) {
+		s.lags(restart)
+		s.Lags[0].Waits = "5 others are rolling"
+	}},
+	{"follows-again-later", func(s *scene) { s.lags(restart); s.Lags[0].Retry = noon.Add(time.Minute) }},
+	{"follows-nothing", func(s *scene) { s.lags(credential.Lag{What: "secret old/pull", Remedy: "remove", Reason: "its namespace is not chosen any more"}) }},
+	{"what-follows-is-not-known", func(s *scene) { s.Lags = []keeper.LagView{{Target: "files", Hosts: []credential.Host{hostA}, Err: errOdd}} }},
+	{"retired-in-what-is-to-go", func(s *scene) {
+		s.retire("a1")
+		s.lags(credential.Lag{What: "secret old/pull", Remedy: "remove", Reason: "its namespace is not chosen any more", Holds: true})
+	}},
 	{"nothing-yet", func(s *scene) { s.view.Journal = &state.Registry{}; s.place.Held = nil }},
 	{"in-force", func(*scene) {}},
 	{"in-force-without-schedule", func(s *scene) { s.view.Schedule.Every = 0 }},

@@ -1,6 +1,7 @@
 package keeper_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -57,6 +58,11 @@ func (m *machine) actions() map[string]func(*rapid.T) {
 		"":                 func(t *rapid.T) { w.checkPromise(t, "then") },
 		"pass":             func(*rapid.T) { m.pass(keeper.Options{}) },
 		"pass for places":  func(*rapid.T) { m.pass(keeper.Options{Places: true}) },
+		"tend": func(t *rapid.T) {
+			if s, ok := m.slot(t); ok {
+				m.tend(s)
+			}
+		},
 		"pass impatiently": func(*rapid.T) { m.pass(keeper.Options{Impatient: true}) },
 		"rotate": func(t *rapid.T) {
 			m.pass(keeper.Options{Rotate: []credential.Host{m.host(t)}})
@@ -160,6 +166,14 @@ func (m *machine) pass(options keeper.Options) {
 			m.old[host] = append(m.old[host], login)
 		}
 	}
+}
+
+// tend tends one place, as after a change there.
+func (m *machine) tend(s slot) {
+	// What fails is reported as a step; the promise is what counts.
+	_ = m.w.keeper.Tend(context.Background(), s.target, s.place)
+	// It asks no registry, so that it cannot know which logins the world ended.
+	m.w.excuseEnded()
 }
 
 func (m *machine) host(t *rapid.T) credential.Host {

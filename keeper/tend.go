@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -30,7 +29,10 @@ func (k *Keeper) Tend(ctx context.Context, target string, places ...credential.P
 	group.SetLimit(k.config.Parallel)
 	for _, place := range places {
 		group.Go(func() error {
-			unlock := k.lockPlace(target, place)
+			unlock, err := k.lockPlace(ctx, target, place)
+			if err != nil {
+				return err
+			}
 			defer unlock()
 			k.tend(ctx, target, place, ledger)
 			return ctx.Err()
@@ -169,29 +171,37 @@ func (k *Keeper) Flush(ctx context.Context) error {
 // placeLock is held by whoever serves a place: of two logins, the one that came
 // in force later is then also written later.
 type placeLock struct {
-	sync.Mutex
+	held    chan struct{}
 	waiting int
 }
 
-// lockPlace waits for a place.
-func (k *Keeper) lockPlace(target string, place credential.Place) (unlock func()) {
+// lockPlace waits for a place; the error is that of the context.
+func (k *Keeper) lockPlace(ctx context.Context, target string, place credential.Place) (unlock func(), err error) {
 	key := placeKey(target, place)
 	k.mu.Lock()
 	lock, ok := k.held[key]
 	if !ok {
-		lock = &placeLock{}
+		lock = &placeLock{held: make(chan struct{}, 1)}
 		k.held[key] = lock
 	}
 	lock.waiting++
 	k.mu.Unlock()
-	lock.Lock()
-	return func() {
-		lock.Unlock()
+	leave := func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if lock.waiting--; lock.waiting == 0 {
 			delete(k.held, key)
 		}
+	}
+	select {
+	case lock.held <- struct{}{}:
+		return func() {
+			<-lock.held
+			leave()
+		}, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
 	}
 }
 

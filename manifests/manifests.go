@@ -7,11 +7,13 @@
 package manifests
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/robfig/cron/v3"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -48,7 +50,7 @@ const (
 	kubeconfigFolder = "/var/run/regkeeper"
 	kubeconfigKey    = "config"
 	// envSecret holds the environment variables that a configuration names.
-	envSecret = "regkeeper-env"
+	envSecret = "regkeeper-env" //nolint:gosec // a Secret's name
 )
 
 // Kubeconfig is where the container finds the kubeconfig for other clusters.
@@ -141,7 +143,7 @@ type Set struct {
 // [problem.Config] that lists everything in it that cannot work in a pod.
 func Kubernetes(c config.Config, text []byte, o Options) (Set, error) {
 	o = o.defaults()
-	if err := o.ready(c); err != nil {
+	if err := o.ready(c, text); err != nil {
 		return Set{}, err
 	}
 	rights := Rights(c, o)
@@ -195,11 +197,14 @@ func Access(c config.Config, o Options) (Set, error) {
 }
 
 // ready refuses options and configurations that would not work.
-func (o Options) ready(c config.Config) error {
+func (o Options) ready(c config.Config, text []byte) error {
 	if err := o.check(); err != nil {
 		return err
 	}
 	faults := o.faults(c)
+	if !utf8.Valid(text) || bytes.ContainsRune(text, nextLine) {
+		faults = append(faults, fault{"the configuration has a character that a YAML document does not carry unchanged", "take out U+0085, and what is no UTF-8"})
+	}
 	switch len(faults) {
 	case 0:
 		return nil
@@ -212,6 +217,10 @@ func (o Options) ready(c config.Config) error {
 	}
 	return problem.New(problem.Config, "", "the configuration does not work in a pod:\n  %s", strings.Join(lines, "\n  "))
 }
+
+// nextLine is a line break to YAML 1.1, and none to YAML 1.2: written in one and
+// read in the other, it is a space.
+const nextLine = '\u0085'
 
 // fault is what cannot work in a pod.
 type fault struct{ text, hint string }

@@ -89,7 +89,7 @@ func (o Options) egress(c config.Config) []int32 {
 // number is a port that the configuration has checked.
 func number(port string) int32 {
 	n, _ := strconv.ParseUint(port, 10, 16)
-	return int32(n) //nolint:gosec // of 16 bits
+	return int32(n)
 }
 
 // networkPolicy lets out what regkeeper connects to, and in who asks for metrics

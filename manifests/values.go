@@ -41,7 +41,7 @@ const clusterKey = "_cluster"
 // and the error are those of Kubernetes.
 func HelmValues(c config.Config, text []byte, o Options) (values []byte, notes []string, err error) {
 	o = o.defaults()
-	if err := o.ready(c); err != nil {
+	if err := o.ready(c, text); err != nil {
 		return nil, nil, err
 	}
 	rights := Rights(c, o)

@@ -36,7 +36,7 @@ func (s Set) Documents() ([]*unstructured.Unstructured, error) {
 // filledIn are the fields that say nothing where they are empty. Other empty
 // fields do: an empty selector selects everything.
 var filledIn = map[string]bool{
-	"creationTimestamp": true, "metadata": true, "resources": true, "status": true, "strategy": true, "updateStrategy": true,
+	"creationTimestamp": true, "metadata": true, "resources": true, "spec": true, "status": true, "strategy": true, "updateStrategy": true,
 }
 
 // bare takes out what is empty.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -336,6 +337,10 @@ func (t *Target) Follow(ctx context.Context, lag credential.Lag, logins map[cred
 	}
 	if apierrors.IsTooManyRequests(err) && lag.Remedy == evict {
 		return problem.Wrap(err, problem.Busy, "a PodDisruptionBudget forbids it for now; it is tried again", "evict %s", lag.What)
+	}
+	var explained *problem.Error
+	if errors.As(err, &explained) {
+		return err
 	}
 	return kube.Problem(err, "%s %s", lag.Remedy, lag.What)
 }

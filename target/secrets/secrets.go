@@ -311,19 +311,15 @@ func (t *Target) deliver(ctx context.Context, place credential.Place, logins map
 		return nil, fmt.Errorf("%w: namespace %s is not there, or not chosen", credential.ErrGone, place)
 	}
 	before, err := t.secrets.Get(ctx, key)
-	for range applyTries {
-		if err != nil {
-			return nil, err
-		}
+	for try := 1; err == nil; try++ {
 		var after *kube.Object[secret]
 		if after, err = t.apply(ctx, key, before, logins); err == nil {
 			t.tell(before, after, logins, time.Since(began))
 			return after, nil
 		}
-		if !apierrors.IsConflict(err) {
-			break
+		if apierrors.IsConflict(err) && try < applyTries {
+			before, err = t.secrets.Fresh(ctx, key)
 		}
-		before, err = t.secrets.Fresh(ctx, key)
 	}
 	switch {
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause),

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/fake"
@@ -191,10 +192,13 @@ type (
 func (core) IsWatchListSemanticsUnSupported() bool { return true }
 func (apps) IsWatchListSemanticsUnSupported() bool { return true }
 
+// converter takes a while to make.
+var converter = sync.OnceValue(func() managedfields.TypeConverter { return applyconfigurations.NewTypeConverter(scheme.Scheme) })
+
 func newAPI(t testing.TB, objects ...runtime.Object) *api {
 	t.Helper()
 	objectTracker := &tracker{ObjectTracker: clienttesting.NewFieldManagedObjectTracker(
-		scheme.Scheme, scheme.Codecs.UniversalDecoder(), applyconfigurations.NewTypeConverter(scheme.Scheme))}
+		scheme.Scheme, scheme.Codecs.UniversalDecoder(), converter())}
 	for _, object := range objects {
 		must(t, objectTracker.Add(object.DeepCopyObject()))
 	}
