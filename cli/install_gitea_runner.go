@@ -46,8 +46,5 @@ target with their labels is enough. Everything here is for who has no runners ye
 	flags.StringVar(&r.DindImage, "dind-image", manifests.RunnerDindImage, "the Docker daemon's image")
 	flags.StringVar(&r.Storage, "storage", "1Gi", "the size of the volume that holds a runner's registration")
 	flags.StringVar(&r.StorageClass, "storage-class", "", "its StorageClass (default the cluster's)")
-	for _, name := range []string{"instance", "registration-token-secret"} {
-		_ = c.MarkFlagRequired(name)
-	}
 	return c
 }

@@ -143,7 +143,7 @@ func (e *env) printSet(set manifests.Set, comment string, published bool) error 
 		if err != nil {
 			return err
 		}
-		result := manifested{Objects: documents, Notes: set.Notes}
+		result := manifested{Objects: documents, Notes: append([]string{}, set.Notes...)}
 		if !published {
 			result.Notes = append(result.Notes, devImage)
 		}

@@ -80,8 +80,7 @@ func (i *installation) refused(since kubernetes.Mark) (list []string) {
 	return list
 }
 
-// patience is how long one command may take: who may not have the Lease waits
-// for it.
+// patience is how long one command may take.
 const patience = 15 * time.Second
 
 // attempt runs a command that may take too long. It says whether it ended well,
@@ -289,14 +288,13 @@ func (i *installation) stuck() {
 	pod := kubernetes.Sleeper("honeydue", "stuck", "registry.example.test/team/app:1")
 	pod.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "kube-root-ca.crt", UID: i.uid(), Controller: &yes}}
 	pod.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "another"}}
-	made, err := pods.Create(t.Context(), pod, metav1.CreateOptions{})
-	if err != nil {
+	if _, err := pods.Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	made.Status.ContainerStatuses = []corev1.ContainerStatus{{
-		Name: "main", Image: "registry.example.test/team/app:1", State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}},
-	}}
-	if _, err := pods.UpdateStatus(t.Context(), made, metav1.UpdateOptions{}); err != nil {
+	// The scheduler writes the status too.
+	waits := `{"status": {"containerStatuses": [{"name": "main", "image": "registry.example.test/team/app:1", "imageID": "", "ready": false, "restartCount": 0,
+		"state": {"waiting": {"reason": "ImagePullBackOff"}}}]}}`
+	if _, err := pods.Patch(t.Context(), "stuck", types.StrategicMergePatchType, []byte(waits), metav1.PatchOptions{}, "status"); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -359,7 +357,7 @@ func TestInstallRightsAreEnough(t *testing.T) {
 		"names":           {namedConfig, nil},
 		"names, cronjob":  {namedConfig, []string{"--mode=cronjob"}},
 		"patterns":        {patternConfig, nil},
-		"another's state": {strings.Replace(namedConfig, "secret: {}", "secret: {namespace: regkeeper}", 1), []string{"--replicas=1"}},
+		"state elsewhere": {strings.Replace(namedConfig, "secret: {}", "secret: {namespace: vault}", 1), []string{"--replicas=1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -472,8 +470,10 @@ func TestInstallRightsAreNeeded(t *testing.T) {
 		seen++
 		i.without(r, func() {
 			began := time.Now()
-			if r.verb == "watch" {
-				i.watchless(r)
+			// Who stays says so, and tries again for ever.
+			if r.verb == "watch" || r.rule.Resources[0] == "leases" {
+				i.reset()
+				i.staysWithout(r)
 				return
 			}
 			ok, said := i.scene()
@@ -492,24 +492,18 @@ func TestInstallRightsAreNeeded(t *testing.T) {
 	}
 }
 
-// watchless runs the daemon without the right to watch something, which it logs.
-func (i *installation) watchless(r right) {
+// staysWithout runs the daemon without a right, which it logs.
+func (i *installation) staysWithout(r right) {
 	i.t.Helper()
-	i.reset()
 	daemon := process.Start(i.t, i.command("up", "--health=127.0.0.1:0"))
-	defer daemon.Kill()
-	resource := r.rule.Resources[0]
-	err := within(patience, func() error {
-		for line := range strings.Lines(daemon.Log()) {
-			if strings.Contains(line, "forbidden") && strings.Contains(line, `cannot watch resource \"`+resource) {
-				return nil
-			}
+	defer daemon.Stop()
+	word := fmt.Sprintf(`cannot %s resource \"%s`, r.verb, r.rule.Resources[0])
+	eventually(i.t, patience, "word of "+r.String(), func() error {
+		if log := daemon.Log(); !strings.Contains(log, word) {
+			return errors.New(log)
 		}
-		return errors.New("nothing")
+		return nil
 	})
-	if err != nil {
-		i.t.Errorf("without %s the daemon says nothing of it:\n%s", r, daemon.Tail(15))
-	}
 }
 
 // podsConfig is of runners in pods.
@@ -541,7 +535,9 @@ func TestInstallForPods(t *testing.T) {
 	if strings.Contains(printed, "kind: ClusterRole\n") {
 		t.Error("a target with a namespace takes a ClusterRole")
 	}
-	t.Cleanup(func() { c.Client().RbacV1().Roles(runners).Delete(context.Background(), "regkeeper-"+own, metav1.DeleteOptions{}) })
+	t.Cleanup(func() {
+		c.Client().RbacV1().Roles(runners).Delete(context.Background(), "regkeeper-"+own, metav1.DeleteOptions{})
+	})
 
 	// The Deployment runs, and does its work, once it has the password.
 	c.KubectlInput(t, "PASSWORD=first\n", "create", "secret", "generic", "regkeeper-env", "--namespace="+own, "--from-env-file=/dev/stdin")
@@ -584,7 +580,7 @@ func TestInstallForPods(t *testing.T) {
 		fresh()
 		i.without(r, func() {
 			if r.verb == "watch" {
-				i.watchlessHere(r)
+				i.staysWithout(r)
 				return
 			}
 			since := c.Mark(t)
@@ -613,18 +609,104 @@ func TestInstallForPods(t *testing.T) {
 			}
 		})
 	}
+
+	// The CronJob does its work when it is told to.
+	cron := i.must("install", "kubernetes", "--namespace="+own, "--image="+image, "--mode=cronjob")
+	c.Apply(t, cron)
+	fresh()
+	c.Kubectl(t, "create", "job", "now", "--from=cronjob/regkeeper", "--namespace="+own)
+	c.Kubectl(t, "wait", "job/now", "--for=condition=complete", "--timeout=90s", "--namespace="+own)
+	if err := delivered(); err != nil {
+		t.Errorf("after the job the runner has %v", err)
+	}
 }
 
-func (i *installation) watchlessHere(r right) {
-	i.t.Helper()
-	daemon := process.Start(i.t, i.command("up", "--health=127.0.0.1:0"))
-	defer daemon.Stop()
-	eventually(i.t, patience, "word of "+r.String(), func() error {
-		if log := daemon.Log(); !strings.Contains(log, `cannot watch resource \"`+r.rule.Resources[0]) {
-			return errors.New(log)
+// Targets in another cluster are reached by the kubeconfig of a Secret, with the
+// rights that are printed for it, while the state stays in the cluster that the
+// pods run in.
+func TestInstallOtherClusters(t *testing.T) {
+	t.Parallel()
+	c := sharedCluster(t)
+	team, own, there := c.Namespace(t), c.Namespace(t), c.Namespace(t)
+	config := fmt.Sprintf(`registries:
+  - host: registry.example.test
+    source: {static: {username: ci, password: {secret: %s/ci/password}}}
+    verify: false
+targets:
+  - name: elsewhere
+    contexts: [other]
+    secrets: {name: pull, namespaces: [%s], serviceAccounts: [default]}
+state: {secret: {}}
+`, own, team)
+	image := "regkeeper.test/regkeeper:2"
+	c.Load(t, image, ownImage(t))
+	p := newProduct(t, config)
+	// One cluster is both; what tells them apart is who asks.
+	c.Apply(t, p.must("install", "kubernetes", "--namespace="+there, "--rbac-only", "--for-context=other"))
+	kubeconfig := c.KubeconfigFor(t, there, "regkeeper")
+	current := strings.TrimSpace(c.Kubectl(t, "config", "--kubeconfig="+kubeconfig, "current-context"))
+	c.Kubectl(t, "config", "--kubeconfig="+kubeconfig, "rename-context", current, "other")
+	c.Kubectl(t, "config", "--kubeconfig="+kubeconfig, "unset", "current-context")
+	c.Kubectl(t, "create", "secret", "generic", "clusters", "--namespace="+own, "--from-file=config="+kubeconfig)
+	c.Kubectl(t, "create", "secret", "generic", "ci", "--namespace="+own, "--from-literal=password=first")
+	c.Apply(t, p.must("install", "kubernetes", "--namespace="+own, "--image="+image, "--kubeconfig-secret=clusters"))
+	t.Cleanup(func() {
+		for _, namespace := range []string{own, there} {
+			rbac := c.Client().RbacV1()
+			rbac.ClusterRoles().Delete(context.Background(), "regkeeper-"+namespace, metav1.DeleteOptions{})
+			rbac.ClusterRoleBindings().Delete(context.Background(), "regkeeper-"+namespace, metav1.DeleteOptions{})
 		}
-		return nil
 	})
+	c.Kubectl(t, "rollout", "status", "deployment/regkeeper", "--namespace="+own, "--timeout=90s")
+	eventually(t, time.Minute, "the Secret", func() error {
+		_, err := c.Client().CoreV1().Secrets(team).Get(t.Context(), "pull", metav1.GetOptions{})
+		return err
+	})
+	if _, err := c.Client().CoreV1().Secrets(own).Get(t.Context(), "regkeeper-state", metav1.GetOptions{}); err != nil {
+		t.Errorf("the state is not where the pods run: %v", err)
+	}
+}
+
+// What is printed for runners is taken by a real API server, and by one that
+// holds the namespace to a standard only where that lets Docker in.
+func TestInstallGiteaRunner(t *testing.T) {
+	t.Parallel()
+	c := setStage(t)
+	p := newProduct(t, "")
+	printed := p.must("install", "gitea-runner", "--namespace=vault", "--instance=https://gitea.example.test", "--registration-token-secret=token",
+		"--labels=homelab:docker://gitea.example.test/homelab/runner:1,host-docker:host", "--replicas=2", "--image="+busyboxImage, "--dind-image="+busyboxImage)
+	c.Apply(t, printed)
+	c.KubectlInput(t, printed, "apply", "--server-side", "--force-conflicts", "--filename=-")
+	pods := func(n int) {
+		t.Helper()
+		eventually(t, time.Minute, "the runners", func() error {
+			found, err := c.Client().CoreV1().Pods("vault").List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=actions-act-runner"})
+			if err == nil && len(found.Items) != n {
+				err = fmt.Errorf("there are %d", len(found.Items))
+			}
+			return err
+		})
+	}
+	pods(2)
+	c.KubectlInput(t, printed, "delete", "--filename=-")
+	pods(0)
+	// As the notes say: privileged it must be.
+	c.Kubectl(t, "label", "namespace", "vault", "pod-security.kubernetes.io/enforce=baseline")
+	c.Apply(t, printed)
+	eventually(t, time.Minute, "word of the refusal", func() error {
+		events, err := c.Client().CoreV1().Events("vault").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			return err
+		}
+		for _, event := range events.Items {
+			if strings.Contains(event.Message, "violates PodSecurity") {
+				return nil
+			}
+		}
+		return errors.New("there is none")
+	})
+	c.Kubectl(t, "label", "--overwrite", "namespace", "vault", "pod-security.kubernetes.io/enforce=privileged")
+	pods(2)
 }
 
 // ownImage is an image such as the Dockerfile makes: the program, and nothing

@@ -49,7 +49,7 @@ const (
 	// kubeconfigKey of its Secret.
 	kubeconfigFolder = "/var/run/regkeeper"
 	kubeconfigKey    = "config"
-	// envSecret holds the environment variables that a configuration names.
+	// envSecret holds environment variables for the pods.
 	envSecret = "regkeeper-env" //nolint:gosec // a Secret's name
 )
 
@@ -157,12 +157,12 @@ func Kubernetes(c config.Config, text []byte, o Options) (Set, error) {
 		set.Objects = append(set.Objects, o.networkPolicy(c))
 	}
 	if o.Mode == CronJob {
-		set.Objects = append(set.Objects, o.cronJob(c, text))
+		set.Objects = append(set.Objects, o.cronJob(text))
 	} else {
 		if o.Replicas > 1 {
 			set.Objects = append(set.Objects, o.disruptionBudget())
 		}
-		set.Objects = append(set.Objects, o.deployment(c, text))
+		set.Objects = append(set.Objects, o.deployment(text))
 	}
 	set.Notes = slices.Concat(o.notes(c, text), noteRights(rights))
 	return set, nil
@@ -254,11 +254,16 @@ func (o Options) faults(c config.Config) []fault {
 		}
 		for _, which := range t.Clusters {
 			elsewhere = elsewhere || which != config.Cluster{}
-			if which.Kubeconfig != "" && which.Kubeconfig != Kubeconfig {
-				add("take kubeconfig: out and name contexts:, which are looked for in the Secret's kubeconfig; or write kubeconfig: "+Kubeconfig,
-					"target %s: kubeconfig %s is not in the pod", t.Name, which.Kubeconfig)
-				break
+			const hint = "take kubeconfig: out and name contexts:, which are looked for in the Secret's kubeconfig"
+			switch {
+			case which.Kubeconfig != "" && which.Kubeconfig != Kubeconfig:
+				add(hint, "target %s: kubeconfig %s is not in the pod", t.Name, which.Kubeconfig)
+			case which.Kubeconfig != "" && which.Context == "":
+				add(hint, "target %s: the current context in the pod is the cluster that it runs in", t.Name)
+			default:
+				continue
 			}
+			break
 		}
 	}
 	if elsewhere && o.KubeconfigSecret == "" {

@@ -321,6 +321,7 @@ func TestRefusals(t *testing.T) {
 		{"file target", strings.Replace(good, "secrets: {name: s, namespaces: [a]}", "file: {path: /x/config.json}", 1) + state, manifests.Options{}, problem.Config, "target cluster writes files", "on that machine"},
 		{"context without kubeconfig", strings.Replace(good, "secrets:", "contexts: [x]\n    secrets:", 1) + state, manifests.Options{}, problem.Config, "other clusters", "--kubeconfig-secret"},
 		{"kubeconfig elsewhere", strings.Replace(good, "secrets:", "kubeconfig: k\n    secrets:", 1) + state, manifests.Options{KubeconfigSecret: "k"}, problem.Config, "/etc/regkeeper/k is not in the pod", "take kubeconfig: out"},
+		{"kubeconfig without contexts", strings.Replace(good, "secrets:", "kubeconfig: "+manifests.Kubeconfig+"\n    secrets:", 1) + state, manifests.Options{KubeconfigSecret: "k"}, problem.Config, "current context", "name contexts:"},
 		{"several", good + "serve: {registry: {}}\n", manifests.Options{}, problem.Config, "take serve.registry out of this configuration", ""},
 		{"character", good + state + "# \u0085", manifests.Options{}, problem.Config, "does not carry", "U+0085"},
 		{"mode", good + state, manifests.Options{Mode: "daemonset"}, problem.Usage, `mode "daemonset"`, "deployment or cronjob"},

@@ -138,8 +138,8 @@ const (
 	jobsKept    = 3
 )
 
-func (o Options) deployment(c config.Config, text []byte) *appsv1.Deployment {
-	pod := o.pod(c, "up")
+func (o Options) deployment(text []byte) *appsv1.Deployment {
+	pod := o.pod("up")
 	container := &pod.Spec.Containers[0]
 	container.Args = append(container.Args, "--health=:"+strconv.Itoa(healthPort))
 	container.Ports = []corev1.ContainerPort{{Name: "health", ContainerPort: healthPort, Protocol: corev1.ProtocolTCP}}
@@ -171,8 +171,8 @@ func fingerprint(text []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-func (o Options) cronJob(c config.Config, text []byte) *batchv1.CronJob {
-	pod := o.pod(c, "sync")
+func (o Options) cronJob(text []byte) *batchv1.CronJob {
+	pod := o.pod("sync")
 	pod.Spec.RestartPolicy = corev1.RestartPolicyNever
 	pod.Annotations = map[string]string{configPrint: fingerprint(text)}
 	return &batchv1.CronJob{
@@ -194,9 +194,14 @@ func (o Options) cronJob(c config.Config, text []byte) *batchv1.CronJob {
 
 // pod is regkeeper with one command: as the Pod Security Standard "restricted"
 // has it, and with a root file system that cannot be written.
-func (o Options) pod(c config.Config, command string) corev1.PodTemplateSpec {
+func (o Options) pod(command string) corev1.PodTemplateSpec {
 	container := corev1.Container{
 		Name: Name, Image: o.Image,
+		// Secrets that the configuration names, proxies, and whatever else is given to
+		// a program by its environment.
+		EnvFrom: []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
+			LocalObjectReference: corev1.LocalObjectReference{Name: envSecret}, Optional: new(true),
+		}}},
 		Args: []string{command, "--config=" + Folder + "/" + fileName, "--data=" + dataFolder},
 		Resources: corev1.ResourceRequirements{
 			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m"), corev1.ResourceMemory: resource.MustParse("64Mi")},
@@ -215,11 +220,6 @@ func (o Options) pod(c config.Config, command string) corev1.PodTemplateSpec {
 		{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: Name}}}},
 		// The control socket, and nothing that must outlive the pod.
 		{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{SizeLimit: new(resource.MustParse("16Mi"))}}},
-	}
-	if len(env(c)) > 0 {
-		container.EnvFrom = []corev1.EnvFromSource{{SecretRef: &corev1.SecretEnvSource{
-			LocalObjectReference: corev1.LocalObjectReference{Name: envSecret}, Optional: new(true),
-		}}}
 	}
 	if o.KubeconfigSecret != "" {
 		container.Env = []corev1.EnvVar{{Name: "KUBECONFIG", Value: Kubeconfig}}

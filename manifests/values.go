@@ -57,12 +57,9 @@ func HelmValues(c config.Config, text []byte, o Options) (values []byte, notes [
 }
 
 func (o Options) values(c config.Config, text []byte) values {
-	v := values{
+	return values{
+		EnvSecret: envSecret,
 		Namespace: o.Namespace, Image: o.Image, Mode: o.Mode, Replicas: o.Replicas, Schedule: o.Schedule, KubeconfigSecret: o.KubeconfigSecret,
 		NetworkPolicy: valuesNetwork{Enabled: !o.OpenNetwork, EgressPorts: o.egress(c)}, RBAC: map[string]valuesRules{}, Config: string(text),
 	}
-	if len(env(c)) > 0 {
-		v.EnvSecret = envSecret
-	}
-	return v
 }

@@ -50,7 +50,8 @@ install_programs() {
 lint() {
 	go build -C tools -o "$PWD/bin/golangci-lint" github.com/golangci/golangci-lint/v2/cmd/golangci-lint || return
 	bin/golangci-lint config verify 2>/dev/null || true
-	bin/golangci-lint run ./... && (cd e2e && ../bin/golangci-lint run -c ../.golangci.yml ./...)
+	bin/golangci-lint run ./... && (cd e2e && ../bin/golangci-lint run -c ../.golangci.yml ./...) &&
+		(cd tools/charts && ../../bin/golangci-lint run -c ../../.golangci.yml ./...)
 }
 
 cross_build() {
@@ -60,7 +61,7 @@ cross_build() {
 	done
 }
 
-tidy() { go mod tidy -diff && go -C e2e mod tidy -diff; }
+tidy() { go mod tidy -diff && go -C e2e mod tidy -diff && go -C tools/charts mod tidy -diff; }
 
 # Compiling the peers ahead fills Go's build cache; the tests then only link.
 peers() {
@@ -98,6 +99,7 @@ part "vet end-to-end" go -C e2e vet ./...
 part "tidy" tidy
 part "lint" lint
 part "unit and integration, race" unit
+part "Helm chart and kustomize" go -C tools/charts test ./...
 part "benchmarks run" go test -run '^$' -bench . -benchtime 1x ./...
 if [ "$(uname)" = Linux ]; then
 	part "compile the peers" wait "$peers_pid"

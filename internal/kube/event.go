@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,8 @@ type Recorder struct {
 	core   typedcore.EventsGetter
 	log    *slog.Logger
 	events chan *corev1.Event
+	// dropped counts Events that found no room.
+	dropped atomic.Int64
 	// closing has no more Events taken, and those that wait sent.
 	closing chan struct{}
 	close   sync.Once
@@ -46,6 +49,8 @@ type Recorder struct {
 const (
 	// eventsWaiting bounds what is kept until the cluster has it.
 	eventsWaiting = 1000
+	// eventsKnown bounds how many Events are known for being counted up.
+	eventsKnown = 512
 	// eventPatience bounds one request, and how long Close waits for all.
 	eventPatience = 5 * time.Second
 )
@@ -59,8 +64,12 @@ func NewRecorder(core typedcore.EventsGetter, log *slog.Logger) *Recorder {
 }
 
 func (r *Recorder) work(ctx context.Context) {
-	correlator := record.NewEventCorrelator(clock.RealClock{})
+	correlator := record.NewEventCorrelatorWithOptions(record.CorrelatorOptions{LRUCacheSize: eventsKnown, Clock: clock.RealClock{}})
 	for {
+		if ctx.Err() != nil {
+			r.log.Warn("events dropped: the cluster does not take them", "count", len(r.events))
+			return
+		}
 		var event *corev1.Event
 		select {
 		case event = <-r.events:
@@ -70,6 +79,9 @@ func (r *Recorder) work(ctx context.Context) {
 			default:
 				return
 			}
+		}
+		if dropped := r.dropped.Swap(0); dropped > 0 {
+			r.log.Warn("events dropped: too many waited", "count", dropped)
 		}
 		if err := r.send(ctx, correlator, event); err != nil {
 			r.log.Warn("event not made", "reason", event.Reason, "object", event.InvolvedObject.Name, "error", err)
@@ -126,7 +138,7 @@ func (r *Recorder) Event(regarding corev1.ObjectReference, warning bool, reason,
 	select {
 	case r.events <- event:
 	default:
-		r.log.Warn("event dropped: too many wait", "reason", reason, "object", regarding.Name)
+		r.dropped.Add(1)
 	}
 }
 

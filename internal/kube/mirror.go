@@ -19,12 +19,25 @@ import (
 	"k8s.io/client-go/tools/pager"
 )
 
-// Object is what a [Mirror] keeps of an object of the cluster.
+// Object is what a [Mirror] keeps of an object of the cluster. There may be tens
+// of thousands: it is as small as it can be.
 type Object[T any] struct {
-	// ObjectMeta has the name, the namespace, the UID, the version, the labels
-	// and the annotations; all else of it is dropped.
-	metav1.ObjectMeta
-	Value T
+	Namespace, Name string
+	UID             types.UID
+	ResourceVersion string
+	// Labels and Annotations are those that regkeeper knows, or all labels where
+	// the selection keeps them. Objects may share them: they are not to be
+	// changed.
+	Labels, Annotations map[string]string
+	// Deleting says that the object is about to go.
+	Deleting bool
+	Value    T
+}
+
+// GetObjectMeta is what client-go's caches ask of an object. The answer is made
+// each time.
+func (o *Object[T]) GetObjectMeta() metav1.Object {
+	return &metav1.ObjectMeta{Namespace: o.Namespace, Name: o.Name, UID: o.UID, ResourceVersion: o.ResourceVersion}
 }
 
 // Key is the object's namespace and name.
@@ -44,6 +57,10 @@ type Selection struct {
 	Name string
 	// Labels is a label selector; empty for any.
 	Labels string
+	// KeepLabels keeps all labels of an object, and not only regkeeper's own.
+	KeepLabels bool
+	// ByNamespace makes [Mirror.In] fast where no name is given.
+	ByNamespace bool
 }
 
 func (s Selection) options(options metav1.ListOptions) metav1.ListOptions {
@@ -74,10 +91,11 @@ type Mirror[T any] struct {
 	api       API
 	selection Selection
 	thin      func(runtime.Object) (T, error)
+	notes     notes
 
 	mu      sync.Mutex
 	stores  map[string]cache.Indexer // by namespace
-	synced  []cache.InformerSynced
+	synced  []cache.DoneChecker
 	written map[types.NamespacedName]*own[T]
 	// writes counts what was told to Wrote and Deleted.
 	writes int
@@ -125,27 +143,56 @@ func (m *Mirror[T]) Thin(full runtime.Object) (*Object[T], error) {
 	if err != nil {
 		return nil, err
 	}
+	known := labelsKnown
+	if m.selection.KeepLabels {
+		known = nil
+	}
 	return &Object[T]{
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUID(), ResourceVersion: meta.GetResourceVersion(),
-			Labels: meta.GetLabels(), Annotations: notable(meta.GetAnnotations()), DeletionTimestamp: meta.GetDeletionTimestamp(),
-			CreationTimestamp: meta.GetCreationTimestamp(),
-		},
-		Value: value,
+		Namespace: meta.GetNamespace(), Name: meta.GetName(), UID: meta.GetUID(), ResourceVersion: meta.GetResourceVersion(),
+		Labels: m.notes.keep(meta.GetLabels(), known), Annotations: m.notes.keep(meta.GetAnnotations(), annotationsKnown),
+		Deleting: meta.GetDeletionTimestamp() != nil, Value: value,
 	}, nil
 }
 
-// notable keeps regkeeper's own annotations: others may be as long as 256 KiB.
-func notable(annotations map[string]string) map[string]string {
-	var kept map[string]string
-	for _, name := range []string{Exclude, Adopt, Login} {
-		if value, ok := annotations[name]; ok {
-			if kept == nil {
-				kept = map[string]string{}
+var (
+	labelsKnown      = []string{ManagedBy, Owner}
+	annotationsKnown = []string{Exclude, Adopt, Login}
+)
+
+// notes are labels and annotations, each set of them kept once.
+type notes struct {
+	mu   sync.Mutex
+	sets map[string]map[string]string
+}
+
+// maxNotes bounds how many sets are shared.
+const maxNotes = 1000
+
+// keep is what is known of a set, or all of it; nil for nothing.
+func (n *notes) keep(set map[string]string, known []string) map[string]string {
+	kept := set
+	if known != nil {
+		kept = map[string]string{}
+		for _, name := range known {
+			if value, ok := set[name]; ok {
+				kept[name] = value
 			}
-			kept[name] = value
 		}
 	}
+	if len(kept) == 0 {
+		return nil
+	}
+	// In order of the names, and quoted: no value reads like two.
+	key := fmt.Sprintf("%q", kept)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if shared, ok := n.sets[key]; ok {
+		return shared
+	}
+	if n.sets == nil || len(n.sets) >= maxNotes {
+		n.sets = map[string]map[string]string{}
+	}
+	n.sets[key] = kept
 	return kept
 }
 
@@ -166,7 +213,7 @@ func (m *Mirror[T]) Run(ctx context.Context, changed func(before, after *Object[
 	var running sync.WaitGroup
 	defer running.Wait()
 	stores := map[string]cache.Indexer{}
-	var synced []cache.InformerSynced
+	var synced []cache.DoneChecker
 	for _, namespace := range m.namespaces() {
 		store, informer := cache.NewInformerWithOptions(cache.InformerOptions{
 			ListerWatcher: cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
@@ -187,7 +234,7 @@ func (m *Mirror[T]) Run(ctx context.Context, changed func(before, after *Object[
 			},
 		})
 		stores[namespace] = store.(cache.Indexer) //nolint:forcetypeassert // it is one where there are indexers
-		synced = append(synced, informer.HasSynced)
+		synced = append(synced, informer.HasSyncedChecker())
 		running.Go(func() { informer.RunWithContext(ctx) })
 	}
 	m.mu.Lock()
@@ -199,7 +246,7 @@ func (m *Mirror[T]) Run(ctx context.Context, changed func(before, after *Object[
 		clear(m.written)
 		m.mu.Unlock()
 	}()
-	if cache.WaitForCacheSync(ctx.Done(), synced...) {
+	if cache.WaitFor(ctx, "", synced...) {
 		m.mu.Lock()
 		m.listed = nil
 		m.mu.Unlock()
@@ -212,7 +259,7 @@ func (m *Mirror[T]) Run(ctx context.Context, changed func(before, after *Object[
 // indexers find what is in a namespace, where that takes more than a name.
 func (m *Mirror[T]) indexers() cache.Indexers {
 	indexers := cache.Indexers{}
-	if m.selection.Name == "" {
+	if m.selection.ByNamespace && m.selection.Name == "" {
 		indexers[cache.NamespaceIndex] = cache.MetaNamespaceIndexFunc
 	}
 	return indexers
@@ -308,7 +355,7 @@ func (m *Mirror[T]) Deleted(object *Object[T]) {
 
 // inStep says whether the mirror knows all there is. The caller holds mu.
 func (m *Mirror[T]) inStep() bool {
-	return m.stores != nil && !slices.ContainsFunc(m.synced, func(synced cache.InformerSynced) bool { return !synced() })
+	return m.stores != nil && !slices.ContainsFunc(m.synced, func(synced cache.DoneChecker) bool { return !cache.IsDone(synced) })
 }
 
 // Get reads one object; nil if there is none.
@@ -481,7 +528,10 @@ func (m *Mirror[T]) stored(store cache.Indexer, namespace string) []any {
 	if namespace == metav1.NamespaceAll {
 		return store.List()
 	}
-	found, _ := store.ByIndex(cache.NamespaceIndex, namespace) // it has the index where there is no name
+	found, err := store.ByIndex(cache.NamespaceIndex, namespace)
+	if err != nil { // there is no such index
+		found = slices.DeleteFunc(store.List(), func(one any) bool { return m.object(one).Namespace != namespace })
+	}
 	return found
 }
 

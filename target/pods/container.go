@@ -85,7 +85,7 @@ func (t *Target) thin(object runtime.Object) (container, error) {
 
 // gone says whether the pod is none of ours, or on its way out.
 func gone(p *pod) bool {
-	return p == nil || p.Excluded() || p.DeletionTimestamp != nil || p.Value.over
+	return p == nil || p.Excluded() || p.Deleting || p.Value.over
 }
 
 // listed says whether the pod has a place.

@@ -124,7 +124,7 @@ func (t *Target) left(ctx context.Context, s scope) ([]credential.Lag, error) {
 		if err != nil {
 			return nil, err
 		}
-		if namespace != nil && namespace.DeletionTimestamp == nil && o.Labels[kube.Owner] == t.config.Instance {
+		if namespace != nil && !namespace.Deleting && o.Labels[kube.Owner] == t.config.Instance {
 			lags = append(lags, credential.Lag{
 				What: what, Remedy: remove, Holds: true, Reason: "its namespace is not chosen any more",
 			})
@@ -154,7 +154,7 @@ func (t *Target) account(a *kube.Object[account], chosen map[string]bool) []cred
 	has := slices.Contains(a.Value.pullSecrets, t.config.Name)
 	what := "serviceaccount " + a.Key().String()
 	switch {
-	case chosen[a.Namespace] && !a.Excluded() && !has && a.DeletionTimestamp == nil:
+	case chosen[a.Namespace] && !a.Excluded() && !has && !a.Deleting:
 		return []credential.Lag{{
 			What: what, Remedy: attach, After: credential.Place(a.Namespace),
 			Reason: "it does not name the Secret " + t.config.Name,
@@ -178,7 +178,7 @@ func (t *Target) rolling(ctx context.Context, s scope, logins map[credential.Hos
 		}
 		for _, o := range found {
 			have, seen := o.Annotations[kube.Login]
-			if have == want || !s.chosen[o.Namespace] || o.Excluded() || o.DeletionTimestamp != nil {
+			if have == want || !s.chosen[o.Namespace] || o.Excluded() || o.Deleting {
 				continue
 			}
 			lag := credential.Lag{
@@ -279,7 +279,7 @@ func (t *Target) stuck(ctx context.Context, s scope, logins map[credential.Host]
 			_, ours := logins[registryOf(image)]
 			return ours
 		})
-		if i < 0 || !s.chosen[p.Namespace] || p.Excluded() || p.DeletionTimestamp != nil ||
+		if i < 0 || !s.chosen[p.Namespace] || p.Excluded() || p.Deleting ||
 			slices.Contains(p.Value.pullSecrets, t.config.Name) ||
 			!attached[types.NamespacedName{Namespace: p.Namespace, Name: p.Value.account}] {
 			continue

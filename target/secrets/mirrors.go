@@ -138,7 +138,7 @@ type workloads struct {
 }
 
 func newWorkloads(apps typedapps.AppsV1Interface, w Workload, where []string) workloads {
-	selection := kube.Selection{Namespaces: where, Name: w.Name}
+	selection := kube.Selection{Namespaces: where, Name: w.Name, ByNamespace: true}
 	if w.Name == "*" {
 		selection.Name = ""
 	}

@@ -147,23 +147,23 @@ func New(config Config) *Target {
 	if config.Namespaces.literal() {
 		where = config.Namespaces.Names
 		for _, name := range where {
-			t.namespaces = append(t.namespaces, namespaceMirror(core, kube.Selection{Name: name}))
+			t.namespaces = append(t.namespaces, namespaceMirror(core, kube.Selection{Name: name, KeepLabels: config.Namespaces.Selector != nil}))
 		}
 	} else {
-		t.namespaces = []*kube.Mirror[struct{}]{namespaceMirror(core, kube.Selection{})}
+		t.namespaces = []*kube.Mirror[struct{}]{namespaceMirror(core, kube.Selection{KeepLabels: config.Namespaces.Selector != nil})}
 	}
 	t.secrets = kube.NewMirror(secretsAPI(core), kube.Selection{Namespaces: where, Name: config.Name}, thinSecret)
 	for _, name := range config.ServiceAccounts {
 		if name == "*" {
 			name = ""
 		}
-		t.accounts = append(t.accounts, kube.NewMirror(accountsAPI(core), kube.Selection{Namespaces: where, Name: name}, thinAccount))
+		t.accounts = append(t.accounts, kube.NewMirror(accountsAPI(core), kube.Selection{Namespaces: where, Name: name, ByNamespace: true}, thinAccount))
 	}
 	for _, w := range config.Restart {
 		t.workloads = append(t.workloads, newWorkloads(config.Cluster.Apps, w, where))
 	}
 	if config.Evict {
-		t.pods = kube.NewMirror(podsAPI(core), kube.Selection{Namespaces: where}, t.thinPod)
+		t.pods = kube.NewMirror(podsAPI(core), kube.Selection{Namespaces: where, ByNamespace: true}, t.thinPod)
 	}
 	return t
 }
@@ -231,7 +231,7 @@ func (t *Target) namespace(ctx context.Context, name string) (*kube.Object[struc
 }
 
 func (t *Target) chooses(namespace *kube.Object[struct{}]) bool {
-	return namespace != nil && namespace.DeletionTimestamp == nil && !namespace.Excluded() &&
+	return namespace != nil && !namespace.Deleting && !namespace.Excluded() &&
 		t.config.Namespaces.chooses(namespace.Name, namespace.Labels)
 }
 

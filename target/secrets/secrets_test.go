@@ -294,7 +294,7 @@ func TestOneWrite(t *testing.T) {
 	t.Parallel()
 	var objects []runtime.Object
 	var want []string
-	for i := range 20 {
+	for i := range 10 {
 		objects = append(objects, namespace(fmt.Sprintf("team-%02d", i)))
 		want = append(want, fmt.Sprintf("patch team-%02d", i))
 	}

@@ -268,7 +268,7 @@ func (w *world) watch() (calls chan string) {
 			if err != nil {
 				w.t.Errorf("Watch ends with %v", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(30 * time.Second):
 			w.t.Error("Watch does not end with its context")
 		}
 	})
@@ -284,26 +284,16 @@ func (w *world) told(calls <-chan string, want string) {
 		if got != want {
 			w.t.Errorf("told of %s, want %s", got, want)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		w.t.Fatalf("not told of %s", want)
-	}
-}
-
-// quiet fails if there is a call. What the cluster told before was handled.
-func (w *world) quiet(calls <-chan string) {
-	w.t.Helper()
-	select {
-	case got := <-calls:
-		w.t.Errorf("told of %s", got)
-	default:
 	}
 }
 
 func eventually(t testing.TB, what string, check func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !check(); {
+	for deadline := time.Now().Add(30 * time.Second); !check(); {
 		if time.Now().After(deadline) {
-			t.Fatalf("not in 10 s: %s", what)
+			t.Fatalf("not in 30 s: %s", what)
 		}
 		<-time.After(time.Millisecond)
 	}
