@@ -69,27 +69,29 @@ func TestFaults(t *testing.T) {
 // that line.
 func TestFaultsStandWhereTheyAre(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("testdata/faults.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(string(text), "\n")
-	_, err = config.Parse("x", "/", text)
-	var all *config.Error
-	if !errors.As(err, &all) {
-		t.Fatal(err)
-	}
-	for _, fault := range all.Faults {
-		if fault.Line < 1 || fault.Line > len(lines) || fault.Column < 1 {
-			t.Errorf("%+v is nowhere", fault)
-			continue
+	for _, path := range []string{"testdata/faults.yaml", "testdata/types.yaml", "testdata/clusters.yaml"} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
 		}
-		shown, _, _ := strings.Cut(fault.Excerpt, "[redacted]")
-		if fault.Excerpt == "" || !strings.HasPrefix(lines[fault.Line-1], shown) {
-			t.Errorf("%+v: the line is %q", fault, lines[fault.Line-1])
+		lines := strings.Split(string(text), "\n")
+		_, err = config.Parse("x", "/", text)
+		var all *config.Error
+		if !errors.As(err, &all) {
+			t.Fatal(err)
 		}
-		if fault.Hint == "" {
-			t.Errorf("%+v has no hint", fault)
+		for _, fault := range all.Faults {
+			if fault.Line < 1 || fault.Line > len(lines) || fault.Column < 1 {
+				t.Errorf("%s: %+v is nowhere", path, fault)
+				continue
+			}
+			shown, _, _ := strings.Cut(fault.Excerpt, "[redacted]")
+			if fault.Excerpt == "" || !strings.HasPrefix(lines[fault.Line-1], shown) {
+				t.Errorf("%s: %+v: the line is %q", path, fault, lines[fault.Line-1])
+			}
+			if fault.Hint == "" {
+				t.Errorf("%s: %+v has no hint", path, fault)
+			}
 		}
 	}
 }

@@ -168,21 +168,27 @@ func (f *faults) addYAML(err error) {
 }
 
 // secretHint is what to write in a secret's place.
-const secretHint = "a secret is never written here: say where it is, as {env: NAME}, {file: PATH} or {exec: [PROGRAM, ARGUMENT]}"
+const secretHint = "a secret is never written here: say where it is, as {env: NAME}, {file: PATH}, {secret: NAMESPACE/NAME/KEY} or {exec: [PROGRAM, ARGUMENT]}"
 
 // addSchema notes each fault at the leaves of a validation error.
 func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
+	at := invalid.InstanceLocation
+	if _, ok := invalid.ErrorKind.(*kind.AnyOf); ok {
+		f.add("give namespaces, or a namespaceSelector", at, "it names no namespaces")
+		return
+	}
 	if len(invalid.Causes) > 0 {
 		for _, cause := range invalid.Causes {
 			f.addSchema(cause)
 		}
 		return
 	}
-	at := invalid.InstanceLocation
 	last := ""
 	if len(at) > 0 {
 		last = at[len(at)-1]
 	}
+	// inSecret says that the value of a reference's key stands there.
+	inSecret := len(at) > 1 && at[len(at)-2] == "password"
 	switch k := invalid.ErrorKind.(type) {
 	case *kind.AdditionalProperties:
 		known := f.keys(invalid.SchemaURL)
@@ -204,7 +210,7 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 			f.addKey(hint, where, "unknown key %q", key)
 		}
 	case *kind.Type:
-		if last == "password" {
+		if last == "password" || inSecret && last == "secret" {
 			f.add(secretHint, at, "a secret stands in the document")
 			return
 		}
@@ -214,6 +220,10 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 	case *kind.Enum:
 		f.add(fmt.Sprintf("one of %v", k.Want), at, "%v is not known here", k.Got)
 	case *kind.Pattern:
+		if inSecret && last == "secret" {
+			f.add(secretHint, at, "it is no key of a Secret, and may be a secret itself")
+			return
+		}
 		if last == "url" || last == "cert" || last == "key" {
 			f.add(examples(invalid.SchemaURL), at, "it cannot be read")
 			return
@@ -221,8 +231,12 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 		f.add(examples(invalid.SchemaURL), at, "%q cannot be read", k.Got)
 	case *kind.MinLength:
 		f.add(examples(invalid.SchemaURL), at, "it is empty")
+	case *kind.MaxLength:
+		f.add(fmt.Sprintf("at most %d characters are allowed", k.Want), at, "it has %d characters", k.Got)
+	case *kind.Minimum:
+		f.add("give "+k.Want.RatString()+" or more", at, "%s is too few", k.Got.RatString())
 	case *kind.MinItems:
-		f.add("", at, "the list is empty")
+		f.add("add at least one", at, "the list is empty")
 	case *kind.MinProperties:
 		if len(at) == 2 && at[0] == "targets" {
 			return // the builder says it better
@@ -231,7 +245,7 @@ func (f *faults) addSchema(invalid *jsonschema.ValidationError) {
 	case *kind.MaxProperties:
 		f.add(choice(f.keys(invalid.SchemaURL)), at, "there are %d where one belongs", k.Got)
 	case *kind.UniqueItems:
-		f.add("", at, "items %d and %d are the same", k.Duplicates[0], k.Duplicates[1])
+		f.add("take one away", at, "items %d and %d are the same", k.Duplicates[0], k.Duplicates[1])
 	default:
 		f.add("", at, "%s", k.LocalizedString(message.NewPrinter(language.English)))
 	}
@@ -258,6 +272,8 @@ func (f *faults) typeHint(k *kind.Type, url string) string {
 		return "write a list: a line for each, with - before it"
 	case "boolean":
 		return "write true or false, without quotes"
+	case "integer":
+		return "write a whole number, without quotes"
 	}
 	return ""
 }
@@ -414,10 +430,16 @@ var (
 	// glued matches what looks like a secret's key and is none in YAML.
 	glued = regexp.MustCompile(`(?i)((?:pass|secret|token|auth|key)[\w-]*["']?[:=])[^\s{].*`)
 	// reference matches a secret's reference, whole.
-	reference = regexp.MustCompile(`^\s*\{\s*(?:(?:env|file)\s*:\s*[^\s,{}]+|exec\s*:\s*\[[^\]]*\])\s*\}\s*(?:[,}\]#].*)?$`)
+	reference = regexp.MustCompile(`^\s*\{\s*(?:(?:env|file)\s*:\s*[^\s,{}]+|secret\s*:\s*[a-z0-9.-]+/[a-z0-9.-]+/[\w.-]+|exec\s*:\s*\[[^\]]*\])\s*\}\s*(?:[,}\]#].*)?$`)
+	// clusterKey matches what may be shown behind a key "secret": a key of a
+	// Secret, or an object, whose own keys tell.
+	clusterKey = regexp.MustCompile(`^\s*(?:[a-z0-9.-]+/[a-z0-9.-]+/[\w.-]+\s*(?:[,}\]#].*)?$|\{)`)
 	// userinfo matches a login in a URL.
 	userinfo = regexp.MustCompile(`://[^/\s@]+@`)
 )
+
+// pasted are the keys of the schema that secrets get pasted behind.
+var pasted = []string{"password", "key", "secret"}
 
 // shown are the keys whose values may be quoted: those of the schema, without
 // the ones that secrets get pasted into. Anybody's own key may be one.
@@ -441,8 +463,9 @@ var shown = sync.OnceValue(func() map[string]bool {
 		}
 	}
 	walk(lookup("#/"))
-	delete(keys, "password")
-	delete(keys, "key")
+	for _, key := range pasted {
+		delete(keys, key)
+	}
 	return keys
 })
 
@@ -504,7 +527,7 @@ func redact(line string, closed int) (text string, stillClosed int) {
 		switch {
 		case shown()[name]:
 			closed = open
-		case name == "password" && reference.MatchString(behind):
+		case name == "password" && reference.MatchString(behind), name == "secret" && clusterKey.MatchString(behind):
 			closed = open
 		case strings.TrimSpace(behind) == "":
 			return line, indent
@@ -516,7 +539,7 @@ func redact(line string, closed int) (text string, stillClosed int) {
 
 // familiar says whether a key is one of the schema's, or a slip of one.
 func familiar(key string) bool {
-	return key == "password" || key == "key" || shown()[key] || nearest(key, slices.Collect(maps.Keys(shown()))) != ""
+	return slices.Contains(pasted, key) || shown()[key] || nearest(key, slices.Collect(maps.Keys(shown()))) != ""
 }
 
 // doubtful says whether a key may be a secret that slipped out of its place: the

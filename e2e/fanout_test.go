@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/regkeeper/regkeeper/e2e/peers/busybox"
 	"github.com/regkeeper/regkeeper/e2e/peers/kubernetes"
 	"github.com/regkeeper/regkeeper/e2e/peers/process"
 )
@@ -438,5 +439,67 @@ func (f *fleet) report() {
 	b.ReportMetric(f.memory("RssAnon"), "MiB-own")
 	b.ReportMetric(f.memory("RssFile"), "MiB-program")
 	b.ReportMetric(f.memory("VmHWM"), "MiB-peak")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkRunnerPods logs so many runner pods in: a whole run of regkeeper,
+// its start included, against the script of the hourly CronJob that people use
+// today, which runs `kubectl exec` once for each pod and writes the login by
+// echo.
+func BenchmarkRunnerPods(b *testing.B) {
+	const n = 20
+	c := kubernetes.Start(b, kubernetes.Options{Node: true})
+	c.Load(b, busyboxImage, busybox.Image(b))
+	ns := c.Namespace(b)
+	var names []string
+	for i := range n {
+		pod := kubernetes.Sleeper(ns, fmt.Sprintf("runner-%d", i), busyboxImage)
+		pod.Labels = map[string]string{"app": "runner"}
+		c.Run(b, pod)
+		names = append(names, pod.Name)
+	}
+	p := newProduct(b, fmt.Sprintf(`
+registries:
+  - host: %s
+    source: {static: {username: bot, password: {env: PASSWORD}}}
+    verify: false
+targets:
+  - name: runners
+    pods: {namespace: %s, selector: app=runner, path: /root/.docker/config.json}
+`, fleetHost, ns), "KUBECONFIG="+c.Kubeconfig(), "PASSWORD=one")
+	script := func() time.Duration {
+		began := time.Now()
+		found := c.Kubectl(b, "get", "pods", "-n", ns, "-l", "app=runner", "-o", "jsonpath={.items[*].metadata.name}")
+		for _, pod := range strings.Fields(found) {
+			c.Kubectl(b, "exec", "-n", ns, pod, "--", "sh", "-c",
+				`mkdir -p /root/.docker && echo '{"auths":{"`+fleetHost+`":{"auth":"`+auth("one")+`"}}}' > /root/.docker/config.json`)
+		}
+		return time.Since(began)
+	}
+	pass := func() time.Duration {
+		began := time.Now()
+		p.must("sync")
+		return time.Since(began)
+	}
+	wipe := func() {
+		for _, pod := range names {
+			if _, diag, err := c.Exec(b.Context(), ns, pod, "main", nil, "rm", "-rf", "/root/.docker"); err != nil {
+				b.Fatal(err, diag)
+			}
+		}
+	}
+	var first, idle, theirs []time.Duration
+	for range 3 {
+		wipe()
+		theirs = append(theirs, script())
+		wipe()
+		first = append(first, pass())
+		idle = append(idle, pass())
+	}
+	b.ReportMetric(float64(median(first))/float64(median(theirs)), "x-script")
+	b.ReportMetric(float64(median(idle))/float64(median(theirs)), "x-script-unchanged")
+	b.ReportMetric(median(first).Seconds()*1000, "ms-pass")
+	b.ReportMetric(median(idle).Seconds()*1000, "ms-unchanged")
+	b.ReportMetric(median(theirs).Seconds()*1000, "ms-script")
 	b.ReportMetric(0, "ns/op")
 }

@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -427,7 +428,7 @@ func secretsOptOuts(t *testing.T, c *kubernetes.Cluster) {
 		t.Helper()
 		eventually(t, 20*time.Second, "the Secret to go", func() error {
 			if _, err := d.get(ns); !faults.IsNotFound(err) {
-				return fmt.Errorf("it is there: %v", err)
+				return errors.Join(errors.New("it is there"), err)
 			}
 			return nil
 		})
@@ -458,7 +459,7 @@ func secretsOptOuts(t *testing.T, c *kubernetes.Cluster) {
 	d.cluster.Kubectl(t, "label", "secret", d.secret, "--namespace="+glob, "regkeeper.dev/owner-")
 	eventually(t, 20*time.Second, "the label", func() error {
 		if s, err := d.get(glob); err != nil || s.Labels["regkeeper.dev/owner"] == "" {
-			return fmt.Errorf("no label; %v", err)
+			return errors.Join(errors.New("no label"), err)
 		}
 		return nil
 	})
@@ -469,7 +470,7 @@ func secretsOptOuts(t *testing.T, c *kubernetes.Cluster) {
 	}
 	eventually(t, time.Minute, "the namespace to go", func() error {
 		if _, err := d.client.CoreV1().Namespaces().Get(t.Context(), glob, metav1.GetOptions{}); !faults.IsNotFound(err) {
-			return fmt.Errorf("it is there: %v", err)
+			return errors.Join(errors.New("it is there"), err)
 		}
 		return nil
 	})
@@ -718,6 +719,8 @@ func TestSecretsOutage(t *testing.T) {
 	daemon := d.product.up("--kubeconfig", c.Kubeconfig())
 	eventually(t, time.Minute, "the Secrets", all(names, func(ns string) error { return d.holds(ns, "secret-0") }))
 	for round := 1; round <= 2; round++ {
+		before, err := d.client.CoreV1().Secrets("").List(t.Context(), metav1.ListOptions{})
+		d.must(before, err)
 		c.StopAPIServer()
 		c.StartAPIServer()
 		began := time.Now()
@@ -736,12 +739,27 @@ func TestSecretsOutage(t *testing.T) {
 		changed := time.Since(began)
 		eventually(t, 2*time.Minute, "the Secrets", all(names, func(ns string) error { return d.holds(ns, password) }))
 		eventually(t, time.Minute, "the ServiceAccounts", all(names, d.attached))
-		t.Logf("changed within %v of the API server's return, healed and rotated after %v",
-			changed.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+		t.Logf("changed within %v of the API server's return, healed and rotated after %v; a watch from before: %s",
+			changed.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), d.watchFrom(before.ResourceVersion))
 	}
 	if daemon.Ended() {
 		t.Error("regkeeper has ended")
 	}
+}
+
+// watchFrom is how the API server answers to a watch from a version.
+func (d *delivery) watchFrom(version string) string {
+	d.t.Helper()
+	w, err := d.client.CoreV1().Secrets("").Watch(d.t.Context(), metav1.ListOptions{ResourceVersion: version})
+	if err != nil {
+		return err.Error()
+	}
+	defer w.Stop()
+	event := <-w.ResultChan()
+	if status, ok := event.Object.(*metav1.Status); ok {
+		return fmt.Sprintf("%d %s", status.Code, status.Reason)
+	}
+	return string(event.Type)
 }
 
 // TestSecretsLeader: of two with one state, one works; the other takes over

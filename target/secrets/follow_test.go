@@ -749,3 +749,29 @@ func TestFollowOfWhatIsGone(t *testing.T) {
 		}
 	}
 }
+
+// TestFollowLooksAgain whether the namespace is chosen still.
+func TestFollowLooksAgain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(c *secrets.Config) {
+		c.Evict, c.ServiceAccounts = true, []string{"*"}
+		restarting(1, "deployment/*")(c)
+	}, namespace("team-a"), account("team-a", "default"), account("team-a", "ready", name), deployment("team-a", "app"),
+		stuckPod("p", "ready", string(host)+"/app"))
+	got, lags := w.behind(ids)
+	if diff := cmp.Diff([]string{"attach serviceaccount team-a/default", "note deployment team-a/app", "evict pod team-a/p"}, got); diff != "" {
+		t.Errorf("lags (-want +got):\n%s", diff)
+	}
+	w.api.tracker.optOut(t, "team-a")
+	_, err := w.Places(t.Context())
+	must(t, err)
+	w.api.ClearActions()
+	for _, lag := range lags {
+		if err := w.Follow(t.Context(), lag, ids); !errors.Is(err, credential.ErrGone) {
+			t.Errorf("%s: %v", lag.What, err)
+		}
+	}
+	for _, action := range w.api.Actions() {
+		t.Errorf("%s %s", action.GetVerb(), action.GetResource().Resource)
+	}
+}

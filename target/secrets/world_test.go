@@ -178,9 +178,6 @@ func (r *tracker) roll(resource schema.GroupVersionResource, object runtime.Obje
 type api struct {
 	*fake.Clientset
 	tracker *tracker
-
-	mu       sync.Mutex
-	watching map[string]int
 }
 
 // The fake cannot stream a list, and must say so.
@@ -202,7 +199,7 @@ func newAPI(t testing.TB, objects ...runtime.Object) *api {
 	for _, object := range objects {
 		must(t, objectTracker.Add(object.DeepCopyObject()))
 	}
-	a := &api{Clientset: &fake.Clientset{}, tracker: objectTracker, watching: map[string]int{}}
+	a := &api{Clientset: &fake.Clientset{}, tracker: objectTracker}
 	a.AddReactor("*", "*", clienttesting.ObjectReaction(objectTracker))
 	a.AddWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
 		what := action.(clienttesting.WatchActionImpl)
