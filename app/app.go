@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -77,6 +78,10 @@ func Open(ctx context.Context, c config.Config, folder string, options Options) 
 func (d *Data) openState(ctx context.Context) error {
 	var err error
 	if d.state != nil {
+		// The folder has the control socket still.
+		if err := os.MkdirAll(d.Folder, disk.PrivateFolder); err != nil {
+			return disk.Problem(err, "make data folder %s", d.Folder)
+		}
 		d.Store, d.Instance, err = d.clusters.openState(ctx, *d.state, false)
 		return err
 	}

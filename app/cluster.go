@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -166,6 +167,32 @@ func clusterTargets(t config.Target, data *Data) ([]named, error) {
 		list = append(list, n)
 	}
 	return list, nil
+}
+
+// ConfigMap reads a key of a ConfigMap of the cluster that the command line
+// means.
+func ConfigMap(ctx context.Context, where types.NamespacedName, key string, options Options) (string, error) {
+	options.Quiet = true
+	cluster, err := newClusters(options).own()
+	if err != nil {
+		return "", err
+	}
+	found, err := cluster.Core.ConfigMaps(where.Namespace).Get(ctx, where.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return "", problem.New(problem.NotFound, "name regkeeper's namespace with --namespace; `kubectl get configmaps -A` lists all, and --context names another cluster",
+			"ConfigMap %s does not exist", where)
+	case apierrors.IsForbidden(err):
+		return "", problem.Wrap(err, problem.Denied, "have yourself given the right to get it: kubectl auth can-i get configmap/"+where.Name+" -n "+where.Namespace,
+			"read ConfigMap %s", where)
+	case err != nil:
+		return "", kube.Problem(err, "read ConfigMap %s", where)
+	}
+	text, ok := found.Data[key]
+	if !ok {
+		return "", problem.New(problem.Config, "name regkeeper's own with --config configmap:NAMESPACE/NAME", "ConfigMap %s has no key %q", where, key)
+	}
+	return text, nil
 }
 
 // secretReader reads keys of Secrets, from a mirror where one watches.

@@ -11,12 +11,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
 
 	"github.com/regkeeper/regkeeper/app"
 	"github.com/regkeeper/regkeeper/config"
+	"github.com/regkeeper/regkeeper/manifests"
 	"github.com/regkeeper/regkeeper/problem"
 )
 
@@ -34,7 +36,7 @@ type Streams struct {
 // code. It stops early, and cleanly, when ctx ends. Hangup asks a daemon to
 // reload; it may be nil.
 func Run(ctx context.Context, streams Streams, hangup <-chan os.Signal, args ...string) int {
-	root := newRoot(&env{Streams: streams, hangup: hangup})
+	root := newRoot(&env{Streams: streams, hangup: hangup, plugin: isPlugin(os.Args[0])})
 	root.SetArgs(args)
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
@@ -68,6 +70,9 @@ type env struct {
 	verbose              bool
 	logFormat            string
 	kubeconfig, context  string
+	namespace            string
+	// plugin says that kubectl runs us.
+	plugin bool
 }
 
 const exitCodes = `Exit codes:
@@ -104,13 +109,14 @@ holds them any more.
 		},
 	}
 	flags := root.PersistentFlags()
-	flags.StringVar(&e.configPath, "config", "", "the configuration (default ./regkeeper.yaml, then the user's and the system's folder)")
+	flags.StringVar(&e.configPath, "config", "", "the configuration (default ./regkeeper.yaml, then the user's and the system's folder); configmap:NAMESPACE/NAME is one in a cluster, for plan and status")
 	flags.StringVar(&e.dataPath, "data", "", "the data folder (default ./regkeeper-data, or the state folder that goes with the configuration's place)")
 	flags.StringVarP(&e.output, "output", "o", "text", "how results are printed: text or json")
 	flags.BoolVarP(&e.verbose, "verbose", "v", false, "log more")
 	flags.StringVar(&e.logFormat, "log-format", "text", "how logs are written: text or json")
 	flags.StringVar(&e.kubeconfig, "kubeconfig", "", "the kubeconfig, where the configuration names none (default $KUBECONFIG, then ~/.kube/config, then the cluster this runs in)")
 	flags.StringVar(&e.context, "context", "", "the kubeconfig's context (default the current one)")
+	flags.StringVarP(&e.namespace, "namespace", "n", manifests.Name, "the namespace of the ConfigMap regkeeper, where kubectl regkeeper finds the configuration if there is no file")
 	complete := func(words ...string) func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
 	}
@@ -134,6 +140,9 @@ holds them any more.
 		}
 	}
 	strict(root)
+	if e.plugin {
+		asPlugin(root)
+	}
 	return root
 }
 
@@ -213,6 +222,9 @@ func (e *env) logger() *slog.Logger {
 // locate is the configuration's path, empty if there is none, and the data
 // folder.
 func (e *env) locate() (path, data string, err error) {
+	if strings.HasPrefix(e.configPath, configMapPrefix) {
+		return "", "", problem.New(problem.Usage, "give it the file", "a configuration in a cluster is for plan and status")
+	}
 	path, data, err = config.Find(e.configPath)
 	if err != nil && !errors.Is(err, config.ErrNone) {
 		return "", "", err
@@ -256,11 +268,14 @@ func (e *env) loadOrDefault() (c config.Config, data string, err error) {
 	return defaultConfig(data, address), data, nil
 }
 
+// klogTaken is done when klog's output goes to the log.
+var klogTaken sync.Once
+
 // options are what commands that work with clusters have in common.
 func (e *env) options() app.Options {
 	log := e.logger()
-	// client-go logs by klog, past everyone.
-	klog.SetSlogLogger(slog.New(quieter{log.Handler()}))
+	// client-go logs by klog, which is one for the process, past everyone.
+	klogTaken.Do(func() { klog.SetSlogLogger(slog.New(quieter{log.Handler()})) })
 	return app.Options{Kubeconfig: e.kubeconfig, Context: e.context, Version: version().Version, Log: log}
 }
 

@@ -122,6 +122,9 @@ func (n *nodeInstall) run(ctx context.Context, next func(config, bin string) str
 	}
 	n.show(result)
 	n.note("%s", next(result.Path, bin))
+	if n.tokens {
+		n.note("Once in the cluster, kubelets must be let ask for such tokens; without, no pod gets a login:\n%s", kubelet.TokenRights(n.audience))
+	}
 	switch {
 	case !kept:
 		n.note("No target keeps %s. Add to regkeeper's configuration:\n%s", n.file, result.Target)

@@ -19,7 +19,7 @@ It exits with 2 when there is something to change.`,
 		Example: example("regkeeper plan", "regkeeper plan -o json | jq '.steps[] | select(.action != \"keep\")'"),
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			cfg, folder, err := e.loadOrDefault()
+			cfg, folder, err := e.loadToLook(c.Context())
 			if err != nil {
 				return err
 			}

@@ -37,9 +37,11 @@ var raceScripts []string
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"regkeeper": regkeeper,
-		"scrub":     scrub,
-		"httpget":   httpget,
-		"schema":    schema,
+		// What kubectl runs for: kubectl regkeeper.
+		"kubectl-regkeeper": regkeeper,
+		"scrub":             scrub,
+		"httpget":           httpget,
+		"schema":            schema,
 	})
 }
 

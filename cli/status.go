@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,19 +43,26 @@ const answerTime = 10 * time.Second
 // status asks the daemon that has the data folder, or looks. live says whether
 // a daemon answered.
 func (e *env) status(ctx context.Context) (status keeper.Status, live bool, err error) {
-	_, folder, err := e.locate()
+	_, inCluster, err := e.configMap()
 	if err != nil {
 		return status, false, err
 	}
-	status, err = e.ask(ctx, folder)
-	if err == nil {
-		return status, true, nil
+	var starting bool
+	if !inCluster {
+		_, folder, err := e.locate()
+		if err != nil {
+			return status, false, err
+		}
+		status, err = e.ask(ctx, folder)
+		if err == nil {
+			return status, true, nil
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			e.warn([]string{"the daemon does not answer; this is what its journal and the targets say"})
+		}
+		starting = errors.Is(err, errStarting)
 	}
-	if errors.Is(err, context.DeadlineExceeded) {
-		e.warn([]string{"the daemon does not answer; this is what its journal and the targets say"})
-	}
-	starting := errors.Is(err, errStarting)
-	cfg, folder, err := e.loadOrDefault()
+	cfg, folder, err := e.loadToLook(ctx)
 	if err != nil {
 		return status, false, err
 	}
@@ -96,12 +104,7 @@ func (e *env) printStatus(status keeper.Status, live bool) error {
 	if err := e.table("REGISTRY PHASE CREDENTIAL SCOPES ISSUED EXPIRES ROTATION PROBE", rows); err != nil {
 		return err
 	}
-	rows = nil
-	for _, t := range status.Targets {
-		rows = append(rows, []string{t.Name, t.Kind, string(t.Phase), ago(t.Delivered), ago(t.Verified), dash(t.Path)})
-	}
-	e.printf("\n")
-	if err := e.table("TARGET KIND PHASE DELIVERED VERIFIED PATH", rows); err != nil {
+	if err := e.printTargets(status.Targets); err != nil {
 		return err
 	}
 	for _, r := range status.Registries {
@@ -126,8 +129,36 @@ func (e *env) printStatus(status keeper.Status, live bool) error {
 		e.printf("\nnot ready\n")
 	case live:
 		e.printf("\nready: every target holds the login in force\n")
+	case e.fromCluster():
+		e.printf("\nready when last looked at: every target holds the login in force; no registry was asked\n")
 	default:
 		e.printf("\nready when last looked at: every target holds the login in force; no daemon runs, and no registry was asked\n")
+	}
+	return nil
+}
+
+// printTargets prints a table for each target. The places of one follow each
+// other.
+func (e *env) printTargets(places []keeper.PlaceStatus) error {
+	for len(places) > 0 {
+		name, kind := places[0].Name, places[0].Kind
+		end := slices.IndexFunc(places, func(p keeper.PlaceStatus) bool { return p.Name != name })
+		if end < 0 {
+			end = len(places)
+		}
+		var rows [][]string
+		well := 0
+		for _, p := range places[:end] {
+			if p.Phase == keeper.OK {
+				well++
+			}
+			rows = append(rows, []string{string(p.Phase), ago(p.Delivered), ago(p.Verified), dash(p.Path)})
+		}
+		e.printf("\ntarget %s (%s): %d of %d ok\n", name, kind, well, end)
+		if err := e.table("PHASE DELIVERED VERIFIED PLACE", rows); err != nil {
+			return err
+		}
+		places = places[end:]
 	}
 	return nil
 }

@@ -2,7 +2,7 @@ package cli
 
 import (
 	"context"
-	"fmt"
+	"crypto/rand"
 	"os"
 	"strings"
 	"sync"
@@ -52,7 +52,7 @@ func (e *env) sync(ctx context.Context, rotate keeper.Rotate) error {
 		return err
 	}
 	defer func() { _ = data.Close() }()
-	lead := controller.Config{Identity: identity(), Patience: syncPatience, RetryPeriod: syncRetry}
+	lead := controller.Config{Identity: identity() + controller.Brief, Patience: syncPatience, RetryPeriod: syncRetry}
 	return data.Lead(ctx, lead, func(ctx context.Context) error {
 		return e.syncHere(ctx, c, data, rotate)
 	})
@@ -66,12 +66,13 @@ const (
 )
 
 // identity names this process to others: in a pod, the host's name is the pod's.
+// Hosts and process ids are not unique among containers.
 func identity() string {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "regkeeper"
 	}
-	return fmt.Sprintf("%s_%d", host, os.Getpid())
+	return host + "_" + strings.ToLower(rand.Text()[:8])
 }
 
 func (e *env) syncHere(ctx context.Context, c config.Config, data *app.Data, rotate keeper.Rotate) error {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -128,6 +129,9 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 				var err error
 				if latest, err = loadUp(u.path, u.health); err != nil {
 					return daemon.Setup{}, err
+				}
+				if !reflect.DeepEqual(latest.State, c.State) {
+					latest.Warnings = append(latest.Warnings, "state changed: restart to have it taken up")
 				}
 				if !sameServe(latest, c) {
 					latest.Warnings = append(latest.Warnings, "what is under serve changed: restart to have it taken up")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/common/model"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/credential"
@@ -342,6 +343,100 @@ targets:
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the example is read otherwise (-want +got):\n%s", diff)
+	}
+}
+
+// TestClusterExample parses a configuration in which every key about clusters
+// is set, and looks at all that comes of it.
+func TestClusterExample(t *testing.T) {
+	t.Setenv("HOME", "/home/me")
+	got, err := config.Parse("clusters", "/base", []byte(`registries:
+  - host: gitea.example.com
+    source:
+      gitea: {url: https://gitea.example.com, user: ci-bot, password: {secret: gitea/ci-bot/password.txt}}
+    scopes: [pull, push]
+targets:
+  - name: runners
+    registries: [gitea.example.com]
+    kubeconfig: ~/.kube/build
+    contexts: [one, two]
+    pods:
+      namespace: gitea
+      namespaces: [builds]
+      selector: app in (runner, builder)
+      container: act-runner
+      path: ~/.docker/config.json
+      timeout: 5s
+      resync: 2h
+  - name: pull
+    kubeconfig: kube/config
+    secrets:
+      name: gitea-credentials
+      namespaces: [honeydue, "team-*"]
+      namespaceSelector: registry=private
+      serviceAccounts: [default, "*"]
+      adopt: true
+      restart: [deployment/api, "statefulset/*", daemonset/agent]
+      restartAtOnce: 2
+      evict: true
+  - name: here
+    pods: {selector: app=runner}
+resync: 5m
+state: {secret: {namespace: keeper, name: its-state}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const day = 24 * time.Hour
+	selector, err := labels.Parse("registry=private")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Config{
+		Registries: []config.Registry{{
+			Host: "gitea.example.com",
+			Source: config.Source{Gitea: &config.Gitea{
+				URL: "https://gitea.example.com", User: "ci-bot",
+				Password: secretref.Ref{Secret: secretref.ClusterKey{Namespace: "gitea", Name: "ci-bot", Key: "password.txt"}},
+			}},
+			Scopes: credential.ScopesOf(credential.Pull, credential.Push),
+			Rotate: config.Rotate{Every: 30 * day, Jitter: 3 * day, Overlap: time.Hour, Limit: 7 * day},
+		}},
+		Targets: []config.Target{{
+			Name: "runners", Registries: []credential.Host{"gitea.example.com"},
+			Clusters: []config.Cluster{{Kubeconfig: "/home/me/.kube/build", Context: "one"}, {Kubeconfig: "/home/me/.kube/build", Context: "two"}},
+			Pods: &config.Pods{
+				Namespaces: []string{"gitea", "builds"}, Selector: "app in (runner, builder)", Container: "act-runner",
+				Path: "~/.docker/config.json", Timeout: 5 * time.Second, Resync: 2 * time.Hour,
+			},
+		}, {
+			Name: "pull", Clusters: []config.Cluster{{Kubeconfig: "/base/kube/config"}},
+			Secrets: &config.Secrets{
+				Name: "gitea-credentials", Namespaces: []string{"honeydue", "team-*"}, Selector: selector, SelectorText: "registry=private",
+				ServiceAccounts: []string{"default", "*"}, Adopt: true,
+				Restart:       []config.Workload{{Kind: "deployment", Name: "api"}, {Kind: "statefulset", Name: "*"}, {Kind: "daemonset", Name: "agent"}},
+				RestartAtOnce: 2, Evict: true,
+			},
+		}, {
+			Name: "here", Clusters: []config.Cluster{{}},
+			Pods: &config.Pods{Selector: "app=runner", Timeout: 10 * time.Second, Resync: time.Hour},
+		}},
+		Health: "127.0.0.1:9470",
+		Resync: 5 * time.Minute,
+		State:  &config.StateSecret{Namespace: "keeper", Name: "its-state"},
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b labels.Selector) bool {
+		return (a == nil) == (b == nil) && (a == nil || a.String() == b.String())
+	})); diff != "" {
+		t.Errorf("it is read otherwise (-want +got):\n%s", diff)
+	}
+	// So that a field added later is not forgotten above.
+	for _, full := range []any{*got.Targets[0].Pods, *got.Targets[1].Secrets, got.Targets[0].Clusters[0], *got.State} {
+		for i := range reflect.ValueOf(full).NumField() {
+			if reflect.ValueOf(full).Field(i).IsZero() {
+				t.Errorf("%T.%s is set by no key above", full, reflect.TypeOf(full).Field(i).Name)
+			}
+		}
 	}
 }
 

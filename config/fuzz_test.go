@@ -51,6 +51,8 @@ func FuzzParseSecret(f *testing.F) {
 		func(key string) string { return "{" + key + ": " + secret + "}" },
 		func(key string) string { return key + ": {env: A, value: " + secret + "}" },
 		func(key string) string { return key + ": {env: A}, token: " + secret },
+		func(key string) string { return key + ": {secret: " + secret + "}" },
+		func(key string) string { return key + ":\n          secret: " + secret },
 		func(key string) string { return "? " + key + "\n: " + secret },
 	}
 	for style := range styles {

@@ -7,7 +7,9 @@ package controller
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,10 +37,60 @@ type Config struct {
 	// Identity is unique to this process, such as the pod's name.
 	Identity string
 	Log      *slog.Logger
-	// Patience is how long another's Lease is waited for; zero for ever.
+	// Patience is how long another's Lease is waited for, unless that is seen to
+	// work on; zero waits for ever.
 	Patience time.Duration
 	// LeaseDuration, RenewDeadline and RetryPeriod are as above if zero.
 	LeaseDuration, RenewDeadline, RetryPeriod time.Duration
+}
+
+// lock is the Lease. The elector gives it back as soon as it stops leading, also
+// where it could not renew it in time: by then the work has not been told, and
+// the Lease may be another's.
+type lock struct {
+	*resourcelock.LeaseLock
+	lead *lead
+	// holder is who had the Lease when it was read last.
+	holder string
+}
+
+var _ resourcelock.Interface = (*lock)(nil)
+
+// Get reads the Lease.
+func (l *lock) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	record, text, err := l.LeaseLock.Get(ctx)
+	if err == nil {
+		l.holder = record.HolderIdentity
+		l.lead.saw(*record)
+	}
+	return record, text, err
+}
+
+// Create makes the Lease.
+func (l *lock) Create(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	err := l.LeaseLock.Create(ctx, record)
+	l.lead.renewed(err)
+	return err
+}
+
+// Update writes the Lease; giving it back waits for the work to end. A Lease
+// that is not given back runs out.
+func (l *lock) Update(ctx context.Context, record resourcelock.LeaderElectionRecord) error {
+	if record.HolderIdentity == "" {
+		if l.holder != l.Identity() {
+			return fmt.Errorf("lease is held by %q", l.holder)
+		}
+		l.lead.lose()
+		select {
+		case <-l.lead.ended:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		return l.LeaseLock.Update(ctx, record)
+	}
+	err := l.LeaseLock.Update(ctx, record)
+	l.lead.renewed(err)
+	return err
 }
 
 // lead is one wait for the Lease, and the work under it.
@@ -51,10 +103,57 @@ type lead struct {
 
 	mu     sync.Mutex
 	leader string
+	// began says that the work has begun, or that it is too late for it.
 	began  bool
 	ended  chan struct{}
-	err    error
-	lost   bool
+	worked bool
+	// stop tells the work to end; nil if it is not under way.
+	stop context.CancelFunc
+	err  error
+	lost bool
+	// last is the Lease as it was seen last.
+	last resourcelock.LeaderElectionRecord
+	// late loses the Lease when it was not renewed for long.
+	late *time.Timer
+}
+
+// Brief ends the identity of who holds the Lease for a moment only: others wait
+// for it, also those who are told that somebody else works.
+const Brief = "_brief"
+
+// margin is the part of a Lease's duration before whose end the work is told to
+// end if the Lease could not be renewed: it takes a while.
+const margin = 6
+
+// renewed notes a try to renew our Lease.
+func (l *lead) renewed(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		return
+	}
+	if l.late != nil {
+		l.late.Stop()
+	}
+	l.late = time.AfterFunc(l.LeaseDuration-l.LeaseDuration/margin, l.lose)
+}
+
+// saw looks at the Lease: where another has it, our work ends, and it is no use
+// to wait for one who goes on working.
+func (l *lead) saw(record resourcelock.LeaderElectionRecord) {
+	holder := record.HolderIdentity
+	other := holder != "" && holder != l.Identity
+	l.mu.Lock()
+	lost := other && l.stop != nil
+	works := other && holder == l.last.HolderIdentity && !record.RenewTime.Equal(&l.last.RenewTime) && !strings.HasSuffix(holder, Brief)
+	l.last = record
+	l.mu.Unlock()
+	if lost {
+		l.lose()
+	}
+	if works && l.Patience > 0 {
+		l.giveUp()
+	}
 }
 
 // Lead waits for the Lease, runs the work while it is held, and gives it back
@@ -75,10 +174,10 @@ func Lead(ctx context.Context, config Config, work func(context.Context) error) 
 	}
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
 		Name: kube.Manager,
-		Lock: &resourcelock.LeaseLock{
+		Lock: &lock{lead: l, LeaseLock: &resourcelock.LeaseLock{
 			LeaseMeta: metav1.ObjectMeta{Namespace: config.Lease.Namespace, Name: config.Lease.Name},
 			Client:    config.Cluster.Coordination, LockConfig: resourcelock.ResourceLockConfig{Identity: config.Identity},
-		},
+		}},
 		LeaseDuration: config.LeaseDuration, RenewDeadline: config.RenewDeadline, RetryPeriod: config.RetryPeriod,
 		ReleaseOnCancel: true,
 		Callbacks: leaderelection.LeaderCallbacks{
@@ -89,7 +188,13 @@ func Lead(ctx context.Context, config Config, work func(context.Context) error) 
 		return problem.Wrap(err, problem.Internal, "", "lease %s", config.Lease)
 	}
 	elector.Run(electing)
-	return l.result()
+	err = l.result()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.late != nil {
+		l.late.Stop()
+	}
+	return err
 }
 
 // giveUp ends the wait, if nothing has begun.
@@ -97,28 +202,40 @@ func (l *lead) giveUp() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.began {
-		l.began = true // too late for the work
+		l.began = true
 		close(l.ended)
 		l.release()
 	}
 }
 
+// lose tells the work, if it is under way, that the Lease is lost.
+func (l *lead) lose() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.stop != nil {
+		l.lost = true
+		l.stop()
+	}
+}
+
 func (l *lead) started(leading context.Context) {
+	working, stop := context.WithCancel(leading)
+	defer stop()
 	l.mu.Lock()
 	if l.began {
 		l.mu.Unlock()
 		return
 	}
-	l.began, l.leader = true, l.Identity
+	l.began, l.worked, l.stop = true, true, stop
 	l.mu.Unlock()
 	defer close(l.ended)
 	defer l.release()
 	l.Log.Info("leading", "lease", l.Lease.String(), "identity", l.Identity)
-	working, stop := context.WithCancel(leading)
-	defer stop()
 	defer context.AfterFunc(l.ctx, stop)()
-	l.err = l.work(working)
-	l.lost = leading.Err() != nil
+	err := l.work(working)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.err, l.stop, l.lost = err, nil, l.lost || leading.Err() != nil
 }
 
 func (l *lead) noticed(identity string) {
@@ -140,10 +257,16 @@ func (l *lead) result() error {
 	case l.ctx.Err() != nil:
 		return l.ctx.Err()
 	case l.lost:
-		return problem.Wrap(l.err, problem.Busy, "see that the apiserver answers, and that no other regkeeper has the same state", "lease %s was lost", l.Lease)
-	case l.leader != l.Identity:
+		const hint = "see that the apiserver answers, and that no other regkeeper has the same state"
+		if l.err == nil {
+			return problem.New(problem.Busy, hint, "lease %s was lost", l.Lease)
+		}
+		return problem.Wrap(l.err, problem.Busy, hint, "lease %s was lost", l.Lease)
+	case !l.worked && (l.leader == "" || l.leader == l.Identity):
+		return problem.New(problem.Busy, "see that the apiserver answers, and who has the Lease", "lease %s could not be had in %s", l.Lease, l.Patience)
+	case !l.worked:
 		return problem.New(problem.Busy, "wait until the other has ended: one at a time works with the same state",
-			"lease %s is held by %s", l.Lease, cmp.Or(l.leader, "nobody that answers"))
+			"lease %s is held by %s", l.Lease, l.leader)
 	}
 	return nil
 }

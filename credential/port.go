@@ -93,6 +93,14 @@ type Confirmer interface {
 	DeliverConfirmed(ctx context.Context, place Place, logins map[Host]Login, hosts []Host) (map[Host]Login, error)
 }
 
+// Refresher is a target that answers from what it was told of. Before a login is
+// ended, it is asked anew.
+type Refresher interface {
+	Target
+	// Refresh asks what there is: Places and Held answer by that then.
+	Refresh(ctx context.Context) error
+}
+
 // Lag is something about a target that has not followed its logins yet: a
 // workload that read a login that was replaced, say.
 type Lag struct {
@@ -112,16 +120,20 @@ type Lag struct {
 	Holds bool
 }
 
+// ErrNotYet is in the chain of an error of [Follower.Follow] when it must wait;
+// nothing failed.
+var ErrNotYet = errors.New("not yet")
+
 // Follower is a target of which more depends than its places: once these hold
 // the logins in force, other things must follow.
 type Follower interface {
 	Target
 	// Behind lists what has not followed the logins, which are given by their
 	// ids, in a stable order. Of places it looks at what depends on these alone,
-	// unless none is given.
+	// unless none is given. What it found before an error is returned with it.
 	Behind(ctx context.Context, logins map[Host]string, places ...Place) ([]Lag, error)
-	// Follow does what the remedy of a lag is. ErrGone may be in the error's
-	// chain. What has followed already is no error.
+	// Follow does what the remedy of a lag is. ErrGone and ErrNotYet may be in the
+	// error's chain. What has followed already is no error.
 	Follow(ctx context.Context, lag Lag, logins map[Host]string) error
 }
 

@@ -68,7 +68,10 @@ type Daemon struct {
 type setup struct {
 	Setup
 	cancel context.CancelFunc
+	// done is closed when nothing of it is under way any more but passes.
+	done   chan struct{}
 	queue  queue
+	told   sync.Map // of spots: told of, and not only to be tried again
 	health health
 }
 
@@ -81,9 +84,11 @@ const (
 
 // New makes a daemon. It does nothing until Run.
 func New(config Config) *Daemon {
+	done := make(chan struct{})
+	close(done)
 	return &Daemon{
 		config: config,
-		setup:  &setup{cancel: func() {}},
+		setup:  &setup{cancel: func() {}, done: done},
 		wake:   make(chan struct{}, 1), check: make(chan struct{}, 1), reload: make(chan struct{}, 1),
 	}
 }
@@ -147,15 +152,21 @@ func (d *Daemon) swap(ctx context.Context, group *errgroup.Group) error {
 		d.config.Log.Warn("configuration", "warning", warning)
 	}
 	watching, cancel := context.WithCancel(ctx)
-	s := &setup{Setup: next, cancel: cancel, queue: workqueue.NewTypedDelayingQueue[spot]()}
+	s := &setup{Setup: next, cancel: cancel, done: make(chan struct{}), queue: workqueue.NewTypedDelayingQueue[spot]()}
+	s.health.began = time.Now()
+	// What the one before has under way ends before the next begins: they write
+	// the same state.
+	before := d.current()
+	before.cancel()
+	<-before.done
 	d.passing.Lock()
 	d.mu.Lock()
-	d.setup.cancel()
 	d.setup = s
 	d.mu.Unlock()
 	d.passing.Unlock()
 	context.AfterFunc(watching, s.queue.ShutDown)
 	group.Go(func() error {
+		defer close(s.done)
 		d.tend(watching, s)
 		return nil
 	})
@@ -167,6 +178,7 @@ func (d *Daemon) swap(ctx context.Context, group *errgroup.Group) error {
 						notify(d.wake)
 					}
 					for _, place := range places {
+						s.told.Store(spot{name, place}, true)
 						s.queue.Add(spot{name, place})
 					}
 				})

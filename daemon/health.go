@@ -26,12 +26,16 @@ type Condition struct {
 	Hint string `json:"hint,omitempty"`
 }
 
-// health is what the last pass left.
+// health is what the last pass left, and what was tended since.
 type health struct {
 	mu     sync.Mutex
 	status keeper.Status
 	err    error
 	at     time.Time
+	// began is when the setup came in force.
+	began time.Time
+	// blind says that the pass failed before it knew how anything stands.
+	blind bool
 }
 
 // note keeps how a pass ended. news says whether it failed in another way than
@@ -41,25 +45,30 @@ func (h *health) note(status keeper.Status, err error, at time.Time) (news bool)
 	defer h.mu.Unlock()
 	news = err != nil && (h.err == nil || h.err.Error() != err.Error())
 	status.Targets = slices.Clone(status.Targets)
-	h.status, h.err, h.at = status, err, at
+	h.status, h.err, h.at, h.blind = status, err, at, err != nil && len(status.Registries) == 0
 	return news
 }
 
-// place takes up how a place stands since the pass.
-func (h *health) place(row keeper.PlaceStatus) {
+// place takes up how a place stands since the pass; known is false for one that
+// is gone.
+func (h *health) place(at spot, row keeper.PlaceStatus, known bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	i := slices.IndexFunc(h.status.Targets, func(t keeper.PlaceStatus) bool { return t.Name == row.Name && t.Path == row.Path })
-	if i < 0 {
+	i := slices.IndexFunc(h.status.Targets, func(t keeper.PlaceStatus) bool { return t.Name == at.target && t.Path == string(at.place) })
+	switch {
+	case known && i < 0:
 		h.status.Targets = append(h.status.Targets, row)
-	} else {
+	case known:
 		h.status.Targets[i] = row
+	case i >= 0:
+		h.status.Targets = slices.Delete(h.status.Targets, i, i+1)
 	}
-	h.status.Ready = !slices.ContainsFunc(h.status.Registries, func(r keeper.RegistryStatus) bool { return r.Phase != keeper.OK }) &&
+	h.status.Ready = !h.blind &&
+		!slices.ContainsFunc(h.status.Registries, func(r keeper.RegistryStatus) bool { return r.Phase != keeper.OK }) &&
 		!slices.ContainsFunc(h.status.Targets, func(t keeper.PlaceStatus) bool { return t.Phase != keeper.OK })
 }
 
-// conditions lists how things stood at the end of the last pass.
+// conditions lists how things stand.
 func (h *health) conditions() (ready bool, list []Condition) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -118,6 +127,9 @@ func (d *Daemon) Health() http.Handler {
 func (h *health) last() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.at.IsZero() {
+		return h.began
+	}
 	return h.at
 }
 

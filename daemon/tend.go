@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"k8s.io/client-go/util/workqueue"
 
 	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/state"
 )
 
 // spot is a place that is to be tended.
@@ -61,17 +63,33 @@ func (d *Daemon) tendOne(ctx context.Context, s *setup, next spot) {
 	if ctx.Err() != nil {
 		return
 	}
-	if err := s.Keeper.Tend(ctx, next.target, next.place); err != nil && ctx.Err() == nil {
+	// The queue keeps the earlier of two times; the later one counts.
+	if _, told := s.told.LoadAndDelete(next); !told {
+		if at := s.Keeper.RetryAt(next.target, next.place); at.IsZero() {
+			return
+		} else if time.Until(at) > 0 {
+			s.queue.AddAfter(next, time.Until(at))
+			return
+		}
+	}
+	err := s.Keeper.Tend(ctx, next.target, next.place)
+	switch {
+	case ctx.Err() != nil:
+		return
+	case errors.Is(err, state.ErrChanged):
+		notify(d.wake)
+		return
+	case err != nil:
 		d.config.Log.Error("place not tended", "target", next.target, "place", next.place, "error", err)
+		s.told.Store(next, true)
 		s.queue.AddAfter(next, watchAgain)
 		return
 	}
 	if at := s.Keeper.RetryAt(next.target, next.place); !at.IsZero() {
 		s.queue.AddAfter(next, time.Until(at))
 	}
-	if row, known := s.Keeper.Known(next.target, next.place); known {
-		s.health.place(row)
-	}
+	row, known := s.Keeper.Known(next.target, next.place)
+	s.health.place(next, row, known)
 }
 
 // flush saves what was tended, a burst at a time, and at the end.

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/regkeeper/regkeeper/dockerconfig"
 	"github.com/regkeeper/regkeeper/e2e/peers/kubernetes"
 	"github.com/regkeeper/regkeeper/e2e/peers/process"
+	"github.com/regkeeper/regkeeper/problem"
 )
 
 // delivery is a regkeeper that keeps a login in the namespaces of a cluster
@@ -707,7 +709,7 @@ func secretsEvictions(t *testing.T, c *kubernetes.Cluster) {
 }
 
 // TestSecretsOutage: what is changed while the watches are broken is healed when
-// they are taken up again, those that came too late for it (410) included.
+// they are taken up again, be it too late for that (410): then by a new look.
 func TestSecretsOutage(t *testing.T) {
 	t.Parallel()
 	c := kubernetes.Start(t, kubernetes.Options{Audit: true})
@@ -718,12 +720,15 @@ func TestSecretsOutage(t *testing.T) {
 	}
 	daemon := d.product.up("--kubeconfig", c.Kubeconfig())
 	eventually(t, time.Minute, "the Secrets", all(names, func(ns string) error { return d.holds(ns, "secret-0") }))
-	for round := 1; round <= 2; round++ {
+	for round := 1; round <= 3; round++ {
+		late := round > 1 // the watches are taken up too late
 		before, err := d.client.CoreV1().Secrets("").List(t.Context(), metav1.ListOptions{})
 		d.must(before, err)
+		if late {
+			signal(t, daemon, syscall.SIGSTOP)
+		}
 		c.StopAPIServer()
 		c.StartAPIServer()
-		began := time.Now()
 		password := fmt.Sprint("secret-", round)
 		d.rotate(password)
 		for i, ns := range names {
@@ -736,14 +741,32 @@ func TestSecretsOutage(t *testing.T) {
 				d.must(d.client.CoreV1().Secrets(ns).Patch(t.Context(), d.secret, types.MergePatchType, []byte(`{"stringData": {".dockerconfigjson": "{}"}}`), metav1.PatchOptions{}))
 			}
 		}
-		changed := time.Since(began)
+		if late {
+			// An API server that starts remembers no change from before.
+			c.StopAPIServer()
+			c.StartAPIServer()
+			eventually(t, 20*time.Second, "the changes to be forgotten", func() error {
+				if got := d.watchFrom(before.ResourceVersion); !strings.HasPrefix(got, "410 ") {
+					return fmt.Errorf("a watch from before answers %s", got)
+				}
+				return nil
+			})
+			signal(t, daemon, syscall.SIGCONT)
+		}
+		began := time.Now()
 		eventually(t, 2*time.Minute, "the Secrets", all(names, func(ns string) error { return d.holds(ns, password) }))
 		eventually(t, time.Minute, "the ServiceAccounts", all(names, d.attached))
-		t.Logf("changed within %v of the API server's return, healed and rotated after %v; a watch from before: %s",
-			changed.Round(time.Millisecond), time.Since(began).Round(time.Millisecond), d.watchFrom(before.ResourceVersion))
+		t.Logf("healed and rotated after %v; too late to go on watching: %v", time.Since(began).Round(time.Millisecond), late)
 	}
 	if daemon.Ended() {
 		t.Error("regkeeper has ended")
+	}
+}
+
+func signal(t testing.TB, p *process.Process, s syscall.Signal) {
+	t.Helper()
+	if err := syscall.Kill(p.PID(), s); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -779,8 +802,8 @@ func TestSecretsLeader(t *testing.T) {
 	got := d.run("sync", "--kubeconfig", c.Kubeconfig(), "--data", filepath.Join(folder, "third"))
 	host, err := os.Hostname()
 	d.must(host, err)
-	holder := fmt.Sprintf("%s_%d", host, first.PID())
-	if got.code == 0 || !strings.Contains(got.err, "is held by "+holder) {
+	holder := host + "_"
+	if got.code != problem.Busy.ExitCode() || !strings.Contains(got.err, "is held by "+holder) {
 		t.Errorf("sync beside up: exit code %d: %s%s", got.code, got.out, got.err)
 	}
 	t.Logf("sync gave up after %v with exit code %d", time.Since(began).Round(time.Second), got.code)

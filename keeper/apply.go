@@ -246,6 +246,9 @@ func (k *Keeper) findStrays(ctx context.Context, view View) error {
 func (k *Keeper) verifyNext(ctx context.Context, view View) (string, error) {
 	registry := k.registry(view.Host)
 	next := k.entry(view.Host).Next
+	if next == nil {
+		return "", fmt.Errorf("%w: the login to verify is gone from it", errJournal)
+	}
 	proof, err := k.verify(ctx, registry, next.Credential)
 	if errors.Is(err, credential.ErrRefused) {
 		if rerr := registry.Source.(credential.Minter).Revoke(ctx, next.ID); rerr != nil {
@@ -332,6 +335,10 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 				return err
 			}
 			defer unlock()
+			// It may have been tended, in vain, since it was looked at.
+			if k.target(view.Target).Tended && k.retryAt(placeKey(view.Target, view.Place)).After(k.config.Now()) {
+				return nil
+			}
 			k.servePlace(gctx, view, todo, refused, ledger)
 			return gctx.Err()
 		})
@@ -368,7 +375,7 @@ func (k *Keeper) servePlace(ctx context.Context, view *PlaceView, todo []Step, r
 		return
 	}
 	began := time.Now()
-	held, err := k.deliver(ctx, *view, logins)
+	held, err := k.serve(ctx, *view, logins)
 	gone := errors.Is(err, credential.ErrGone)
 	switch {
 	case gone:
@@ -390,24 +397,55 @@ func (k *Keeper) servePlace(ctx context.Context, view *PlaceView, todo []Step, r
 	}
 }
 
+// serve delivers to a place. Where a look takes a request, one that could not be
+// read is not written either: it would fail the same way, after as long.
+func (k *Keeper) serve(ctx context.Context, view PlaceView, logins map[credential.Host]credential.Login) (map[credential.Host]credential.Login, error) {
+	if view.Err != nil && k.target(view.Target).Reread > 0 {
+		return nil, view.Err
+	}
+	if err := k.holdAgain(ctx, view); err != nil {
+		return nil, err
+	}
+	return k.deliver(ctx, view, logins)
+}
+
+// holdAgain has the overlap of a replaced login begin anew that came back into a
+// place and is about to leave it: a build may have read it in between.
+func (k *Keeper) holdAgain(ctx context.Context, view PlaceView) error {
+	for host, held := range view.Held {
+		for _, retired := range k.entry(host).Retired {
+			if retired.Left.IsZero() || !held.Equal(retired.Login()) {
+				continue
+			}
+			if err := k.note(ctx, host, onRetired(retired.ID, func(r *state.Retired) { r.Left = time.Time{} })); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // served notes how serving a place ended. It may be lost: nothing depends on it.
 func (k *Keeper) served(target string, place credential.Place, gone bool, err error) {
+	now := k.config.Now()
+	note := func(doc *state.Document) {
+		switch {
+		case gone:
+			delete(doc.Places[target], place)
+		case err == nil:
+			*doc.Place(target, place) = state.Place{Delivered: now, Verified: now}
+		default:
+			doc.Place(target, place).Trouble = &state.Trouble{Text: err.Error(), Hint: problem.HintOf(err), Since: now}
+		}
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	now := k.config.Now()
-	switch known := k.doc.Places[target][place]; {
-	case gone:
-		if known == nil {
-			return
-		}
-		delete(k.doc.Places[target], place)
-	case err == nil:
-		*k.doc.Place(target, place) = state.Place{Delivered: now, Verified: now}
-	case known != nil && known.Trouble != nil && sameTrouble(known.Trouble.Text, err.Error()):
+	known := k.doc.Places[target][place]
+	if gone && known == nil || err != nil && known != nil && known.Trouble != nil && sameTrouble(known.Trouble.Text, err.Error()) {
 		return
-	default:
-		k.doc.Place(target, place).Trouble = &state.Trouble{Text: err.Error(), Hint: problem.HintOf(err), Since: now}
 	}
+	note(k.doc)
+	k.meanwhile = append(k.meanwhile, note)
 	k.unsaved = true
 }
 
@@ -454,16 +492,17 @@ func deliverOnce(ctx context.Context, target Target, view PlaceView, logins map[
 
 // applyFollows has what depends on places follow.
 func (k *Keeper) applyFollows(ctx context.Context, obs Observation, plan Plan, ledger *ledger) error {
+	lags := map[string]LagView{}
+	for _, lag := range obs.Lags {
+		lags[lagKey(lag.Target, lag.Lag)] = lag
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(k.config.Parallel)
 	for _, step := range plan.Changes() {
 		if step.Action != Follow {
 			continue
 		}
-		i := slices.IndexFunc(obs.Lags, func(l LagView) bool {
-			return l.Target == step.Target && l.What == string(step.Place) && l.Remedy == step.Remedy
-		})
-		lag := obs.Lags[i]
+		lag := lags[lagKey(step.Target, credential.Lag{What: string(step.Place), Remedy: step.Remedy})]
 		group.Go(func() error {
 			k.follow(ctx, lag, step, ledger)
 			return ctx.Err()
@@ -476,8 +515,8 @@ func (k *Keeper) follow(ctx context.Context, lag LagView, step Step, ledger *led
 	began := time.Now()
 	follower, _ := k.target(lag.Target).Target.(credential.Follower)
 	err := follower.Follow(ctx, lag.Lag, k.ids(lag.Hosts))
-	if errors.Is(err, credential.ErrGone) {
-		err = nil
+	if errors.Is(err, credential.ErrGone) || errors.Is(err, credential.ErrNotYet) {
+		return
 	}
 	if ctx.Err() == nil {
 		k.settle(lagKey(lag.Target, lag.Lag), err)
@@ -522,7 +561,7 @@ func (k *Keeper) applyEnds(ctx context.Context, obs Observation, steps map[crede
 	}
 	// A writer that read a place before the delivery and replaced it after has
 	// brought the old login back: look again at the last moment.
-	obs.Places, obs.Lags = k.readPlaces(ctx, true), k.lags(ctx, "")
+	obs.Places, obs.Lags = k.lookAgain(ctx)
 	for _, step := range revokes {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -543,6 +582,22 @@ func (k *Keeper) applyEnds(ctx context.Context, obs Observation, steps map[crede
 	return nil
 }
 
+// lookAgain looks at everything that may hold a login, at the last moment. A
+// target that cannot be asked may hold anything.
+func (k *Keeper) lookAgain(ctx context.Context) ([]PlaceView, []LagView) {
+	var unasked []PlaceView
+	for _, target := range k.config.Targets {
+		refresher, ok := target.Target.(credential.Refresher)
+		if !ok {
+			continue
+		}
+		if err := refresher.Refresh(ctx); err != nil {
+			unasked = append(unasked, PlaceView{Target: target.Name, Hosts: k.hosts(target), Err: fmt.Errorf("ask what there is: %w", err)})
+		}
+	}
+	return append(k.readPlaces(ctx, true), unasked...), k.lags(ctx, "")
+}
+
 // errChanged says that a login is not to be revoked any more, by what was found
 // at the last moment. Nothing failed: the next plan has what to do instead.
 var errChanged = errors.New("not revoked after all")
@@ -553,6 +608,9 @@ func (k *Keeper) revoke(ctx context.Context, step Step, obs Observation) error {
 	view.Journal = k.entry(step.Host)
 	j := slices.IndexFunc(view.Journal.Retired, func(r *state.Retired) bool { return r.ID == step.Credential })
 	obs.Now = k.config.Now()
+	if j < 0 {
+		return errChanged
+	}
 	again := decideRetired(view, view.Journal.Retired[j], obs)
 	if again.Action != Revoke {
 		return errChanged

@@ -15,6 +15,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -99,6 +100,9 @@ type Keeper struct {
 	config Config
 	// running makes passes single: one at a time.
 	running sync.Mutex
+	// saving makes writes of the document single. It is taken before mu, which
+	// nobody holds while the store is at work.
+	saving sync.Mutex
 
 	mu     sync.Mutex // guards what follows
 	doc    *state.Document
@@ -112,8 +116,10 @@ type Keeper struct {
 	next    time.Time
 	// seen is what was found in the places that are not looked at each time.
 	seen map[string]PlaceView
-	// held has a lock for each place that is being served.
-	held map[string]*placeLock
+	// locks has a lock for each place that is being served.
+	locks map[string]*placeLock
+	// meanwhile are changes to doc that were noted while it was being saved.
+	meanwhile []func(*state.Document)
 	// healed has when a place was last served for having changed.
 	healed map[string][]time.Time
 }
@@ -161,7 +167,7 @@ func New(config Config) *Keeper {
 	}
 	return &Keeper{
 		config: config, checks: map[credential.Host]finding{}, retries: map[string]*retry{},
-		held: map[string]*placeLock{}, healed: map[string][]time.Time{},
+		locks: map[string]*placeLock{}, healed: map[string][]time.Time{},
 		seen: map[string]PlaceView{},
 	}
 }
@@ -207,7 +213,7 @@ type Failure struct {
 func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
 	k.running.Lock()
 	defer k.running.Unlock()
-	if err := k.load(ctx); err != nil {
+	if err := k.renew(ctx); err != nil {
 		return Result{}, err
 	}
 	if holder, ok := k.config.Store.(state.Holder); ok {
@@ -247,6 +253,7 @@ func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
 		}
 	}
 	k.mu.Lock()
+	k.dropRetries(obs)
 	k.next = k.soonest(result.Plan)
 	k.mu.Unlock()
 	if err := k.recordTroubles(ctx, obs, result); err != nil {
@@ -254,6 +261,19 @@ func (k *Keeper) Sync(ctx context.Context, options Options) (Result, error) {
 	}
 	result.Status = k.report(obs)
 	return result, k.summarize(result)
+}
+
+// dropRetries forgets the tries of what does not lag any more. The caller holds
+// mu.
+func (k *Keeper) dropRetries(obs Observation) {
+	keep := map[string]bool{}
+	for _, lag := range obs.Lags {
+		if lag.Err != nil {
+			return
+		}
+		keep[lagKey(lag.Target, lag.Lag)] = true
+	}
+	maps.DeleteFunc(k.retries, func(key string, _ *retry) bool { return strings.HasPrefix(key, lagPrefix) && !keep[key] })
 }
 
 // distrust puts off minting where the registry refuses a login that was just
@@ -281,7 +301,7 @@ func (k *Keeper) distrust(obs *Observation, done []Step) {
 func (k *Keeper) Plan(ctx context.Context, options Options) (Plan, error) {
 	k.running.Lock()
 	defer k.running.Unlock()
-	if err := k.load(ctx); err != nil {
+	if err := k.renew(ctx); err != nil {
 		return Plan{}, err
 	}
 	obs := k.observe(ctx, options.Rotate, look{ask: true, fresh: true})
@@ -359,33 +379,71 @@ func (k *Keeper) Registries() []credential.Host {
 	return hosts
 }
 
+// load reads the document, if nobody has yet.
 func (k *Keeper) load(ctx context.Context) error {
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.doc != nil && !k.stale {
+	loaded := k.doc != nil
+	k.mu.Unlock()
+	if loaded {
 		return nil
 	}
+	return k.reload(ctx)
+}
+
+// renew reads the document anew if someone else has changed it. Only between
+// passes: in one, its steps would be of another document.
+func (k *Keeper) renew(ctx context.Context) error {
+	k.mu.Lock()
+	good := k.doc != nil && !k.stale
+	k.mu.Unlock()
+	if good {
+		return nil
+	}
+	return k.reload(ctx)
+}
+
+func (k *Keeper) reload(ctx context.Context) error {
+	k.saving.Lock()
+	defer k.saving.Unlock()
 	doc, err := k.config.Store.Load(ctx)
 	if err != nil {
 		return fmt.Errorf("load state: %w", err)
 	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	k.doc, k.stale, k.unsaved = doc, false, false
 	return nil
 }
 
+// saveTime bounds one write of the document: a pass that was told to end waits
+// for it.
+const saveTime = 30 * time.Second
+
 // journal changes the document, and returns when the change is safe. On an
 // error the document is as it was.
 func (k *Keeper) journal(ctx context.Context, change func(*state.Document)) error {
+	k.saving.Lock()
+	defer k.saving.Unlock()
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	changed := k.doc.Clone()
+	k.meanwhile = nil
+	k.mu.Unlock()
 	change(changed)
 	// A step that was begun is journaled also when the pass is cancelled.
-	if err := k.config.Store.Save(context.WithoutCancel(ctx), changed); err != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
+	defer cancel()
+	err := k.config.Store.Save(ctx, changed)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err != nil {
 		k.stale = k.stale || errors.Is(err, state.ErrChanged)
 		return fmt.Errorf("journal: %w", err)
 	}
-	k.doc, k.unsaved = changed, false
+	for _, noted := range k.meanwhile {
+		noted(changed)
+	}
+	k.doc, k.unsaved = changed, len(k.meanwhile) > 0
+	k.meanwhile = nil
 	return nil
 }
 

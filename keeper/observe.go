@@ -1,7 +1,6 @@
 package keeper
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,14 +60,9 @@ func (k *Keeper) lags(ctx context.Context, name string, places ...credential.Pla
 			continue
 		}
 		hosts := k.hosts(target)
-		logins := k.ids(hosts)
-		if len(logins) == 0 {
-			continue
-		}
-		found, err := follower.Behind(ctx, logins, places...)
+		found, err := follower.Behind(ctx, k.ids(hosts), places...)
 		if err != nil {
 			views = append(views, LagView{Target: target.Name, Hosts: hosts, Err: fmt.Errorf("list what depends on its places: %w", err)})
-			continue
 		}
 		for _, lag := range found {
 			views = append(views, LagView{Target: target.Name, Hosts: hosts, Lag: lag, Retry: k.retryAt(lagKey(target.Name, lag))})
@@ -216,7 +210,10 @@ func (k *Keeper) saw(target Target, view PlaceView) {
 		return
 	}
 	view.Retry = time.Time{}
-	k.seen[key] = view
+	// Who began earlier may end later.
+	if before, ok := k.seen[key]; !ok || !before.At.After(view.At) {
+		k.seen[key] = view
+	}
 }
 
 func (k *Keeper) sight(key string) (PlaceView, bool) {
@@ -299,13 +296,6 @@ func (k *Keeper) troubles(result Result) []trouble {
 // known of places that are gone. It writes only if something changed. What
 // waits for its next try keeps the trouble it has.
 func (k *Keeper) recordTroubles(ctx context.Context, obs Observation, result Result) error {
-	k.mu.Lock()
-	doc := k.doc.Clone()
-	k.mu.Unlock()
-	before, err := state.Encode(doc)
-	if err != nil {
-		return err
-	}
 	now := k.config.Now()
 	failed := map[string]error{}
 	for _, t := range k.troubles(result) {
@@ -321,48 +311,59 @@ func (k *Keeper) recordTroubles(ctx context.Context, obs Observation, result Res
 			waiting[troubleKey(host, s.Target, s.Place)] = true
 		}
 	}
-	set := func(have **state.Trouble, key string) {
-		err := failed[key]
-		switch {
-		case err != nil && (*have == nil || !sameTrouble((*have).Text, err.Error())):
-			*have = &state.Trouble{Text: err.Error(), Hint: problem.HintOf(err), Since: now}
-		case err == nil && !waiting[key]:
-			*have = nil
-		}
-	}
-	for _, registry := range k.config.Registries {
-		set(&doc.Registry(registry.Host).Trouble, troubleKey(registry.Host, "", ""))
-	}
-	listed := map[string]map[credential.Place]*state.Place{}
-	for _, view := range obs.Places {
-		if listed[view.Target] == nil {
-			listed[view.Target] = map[credential.Place]*state.Place{}
-		}
-		if view.Place == "" {
-			listed[view.Target] = doc.Places[view.Target]
-			continue
-		}
-		place := doc.Place(view.Target, view.Place)
-		set(&place.Trouble, troubleKey("", view.Target, view.Place))
-		listed[view.Target][view.Place] = place
-	}
-	// What was served since the places were listed is known too.
-	for target, places := range doc.Places {
-		for place, p := range places {
-			if listed[target] != nil && listed[target][place] == nil && p.Delivered.After(obs.Now) {
-				listed[target][place] = p
+	// change makes the document tell of the troubles.
+	change := func(doc *state.Document) (changed bool) {
+		set := func(have **state.Trouble, key string) {
+			err := failed[key]
+			switch {
+			case err != nil && (*have == nil || !sameTrouble((*have).Text, err.Error())):
+				*have = &state.Trouble{Text: err.Error(), Hint: problem.HintOf(err), Since: now}
+				changed = true
+			case err == nil && *have != nil && !waiting[key] && !(*have).Since.After(obs.Now):
+				*have = nil
+				changed = true
 			}
 		}
+		for _, registry := range k.config.Registries {
+			changed = changed || doc.Registries[registry.Host] == nil
+			set(&doc.Registry(registry.Host).Trouble, troubleKey(registry.Host, "", ""))
+		}
+		listed := map[string]map[credential.Place]bool{}
+		unlisted := map[string]bool{}
+		for _, view := range obs.Places {
+			if view.Place == "" {
+				unlisted[view.Target] = true
+				continue
+			}
+			if listed[view.Target] == nil {
+				listed[view.Target] = map[credential.Place]bool{}
+			}
+			listed[view.Target][view.Place] = true
+			changed = changed || doc.Places[view.Target][view.Place] == nil
+			set(&doc.Place(view.Target, view.Place).Trouble, troubleKey("", view.Target, view.Place))
+		}
+		for target, places := range doc.Places {
+			for place, p := range places {
+				// What was served since the places were listed is known too.
+				if unlisted[target] || listed[target][place] || p.Delivered.After(obs.Now) {
+					continue
+				}
+				delete(places, place)
+				changed = true
+			}
+			if len(places) == 0 {
+				delete(doc.Places, target)
+			}
+		}
+		return changed
 	}
-	doc.Places = listed
-	after, err := state.Encode(doc)
 	k.mu.Lock()
-	unsaved := k.unsaved
+	probe, unsaved := k.doc.Clone(), k.unsaved
 	k.mu.Unlock()
-	if err != nil || bytes.Equal(before, after) && !unsaved {
-		return err
+	if !change(probe) && !unsaved {
+		return nil
 	}
-	return k.journal(ctx, func(d *state.Document) { *d = *doc })
+	return k.journal(ctx, func(d *state.Document) { change(d) })
 }
 
 // sameTrouble says whether two errors are one, but for numbers: ports and times

@@ -174,6 +174,18 @@ type Observation struct {
 	Unkept map[credential.Host]*state.Registry
 }
 
+// places finds the places that something depends on.
+func (o Observation) places() map[string]PlaceView {
+	if len(o.Lags) == 0 {
+		return nil
+	}
+	places := make(map[string]PlaceView, len(o.Places))
+	for _, place := range o.Places {
+		places[placeKey(place.Target, place.Place)] = place
+	}
+	return places
+}
+
 // clockSlack is by how much a journaled time may lie in the future before the
 // clock counts as having jumped.
 const clockSlack = time.Hour
@@ -197,8 +209,9 @@ func Decide(obs Observation) Plan {
 			}
 		}
 	}
+	places := obs.places()
 	for _, lag := range obs.Lags {
-		plan.Steps = append(plan.Steps, decideLag(lag, obs, renewed))
+		plan.Steps = append(plan.Steps, decideLag(lag, obs, places, renewed))
 	}
 	for _, view := range obs.Registries {
 		for _, retired := range view.Journal.Retired {
@@ -385,10 +398,17 @@ func decidePlace(view View, place PlaceView, now time.Time, renewed map[credenti
 
 // decideLag decides about something that has not followed a place: it waits
 // until the place holds logins that are in force, stay so, and are good.
-func decideLag(lag LagView, obs Observation, renewed map[credential.Host]string) Step {
+func decideLag(lag LagView, obs Observation, places map[string]PlaceView, renewed map[credential.Host]string) Step {
 	step := Step{Action: Follow, Target: lag.Target, Place: credential.Place(lag.What), Remedy: lag.Remedy, Reason: lag.Reason}
 	if lag.Err != nil {
 		step.Action, step.Reason = Wait, lag.Err.Error()
+		return step
+	}
+	if lag.After != "" && !slices.ContainsFunc(obs.Registries, func(v View) bool {
+		return v.Journal.Current != nil && slices.Contains(lag.Hosts, v.Host)
+	}) {
+		step.Action = Keep
+		step.Reason += "; no login is in force"
 		return step
 	}
 	for _, view := range obs.Registries {
@@ -405,11 +425,11 @@ func decideLag(lag LagView, obs Observation, renewed map[credential.Host]string)
 			step.Reason += fmt.Sprintf("; the login for %s is refused", view.Host)
 			return step
 		}
-		i := slices.IndexFunc(obs.Places, func(p PlaceView) bool { return p.Target == lag.Target && p.Place == lag.After })
 		if lag.After == "" || view.Journal.Current == nil {
 			continue
 		}
-		if i < 0 || obs.Places[i].Err != nil || holdingOf(view, obs.Places[i]) != inForce {
+		place, known := places[placeKey(lag.Target, lag.After)]
+		if !known || place.Err != nil || holdingOf(view, place) != inForce {
 			step.Action = Keep
 			step.Reason += fmt.Sprintf("; %s must hold the login for %s first", lag.After, view.Host)
 			return step
@@ -515,7 +535,11 @@ func decideRetired(view View, retired *state.Retired, obs Observation) Step {
 func Holders(view View, retired *state.Retired, obs Observation) []string {
 	var holders []string
 	for _, lag := range obs.Lags {
-		if lag.Holds && slices.Contains(lag.Hosts, view.Host) {
+		switch {
+		case !slices.Contains(lag.Hosts, view.Host):
+		case lag.Err != nil:
+			holders = append(holders, lag.Target+" cannot tell what else may hold it")
+		case lag.Holds:
 			holders = append(holders, fmt.Sprintf("%s %s may hold it until it is gone", lag.Target, lag.What))
 		}
 	}

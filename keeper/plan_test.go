@@ -103,8 +103,23 @@ var plans = []struct {
 		s.Lags[0].Waits = "5 others are rolling"
 	}},
 	{"follows-again-later", func(s *scene) { s.lags(restart); s.Lags[0].Retry = noon.Add(time.Minute) }},
-	{"follows-nothing", func(s *scene) { s.lags(credential.Lag{What: "secret old/pull", Remedy: "remove", Reason: "its namespace is not chosen any more"}) }},
-	{"what-follows-is-not-known", func(s *scene) { s.Lags = []keeper.LagView{{Target: "files", Hosts: []credential.Host{hostA}, Err: errOdd}} }},
+	{"follows-nothing", func(s *scene) {
+		s.lags(credential.Lag{What: "secret old/pull", Remedy: "remove", Reason: "its namespace is not chosen any more"})
+	}},
+	{"what-follows-is-not-known", func(s *scene) {
+		s.Lags = []keeper.LagView{{Target: "files", Hosts: []credential.Host{hostA}, Err: errOdd}}
+	}},
+	{"retired-where-it-cannot-be-told", func(s *scene) {
+		s.retire("a1", func(r *state.Retired) { r.Left = noon.Add(-2 * time.Hour) })
+		s.Lags = []keeper.LagView{{Target: "files", Hosts: []credential.Host{hostA}, Err: errOdd}}
+	}},
+	{"follows-before-any-login", func(s *scene) {
+		s.lags(restart)
+		s.given("a2")
+		s.view.Given, s.view.GivenErr = nil, errOdd
+		s.view.Journal = &state.Registry{}
+		s.place.Held = nil
+	}},
 	{"retired-in-what-is-to-go", func(s *scene) {
 		s.retire("a1")
 		s.lags(credential.Lag{What: "secret old/pull", Remedy: "remove", Reason: "its namespace is not chosen any more", Holds: true})

@@ -55,9 +55,9 @@ type machine struct {
 func (m *machine) actions() map[string]func(*rapid.T) {
 	w := m.w
 	return map[string]func(*rapid.T){
-		"":                 func(t *rapid.T) { w.checkPromise(t, "then") },
-		"pass":             func(*rapid.T) { m.pass(keeper.Options{}) },
-		"pass for places":  func(*rapid.T) { m.pass(keeper.Options{Places: true}) },
+		"":                func(t *rapid.T) { w.checkPromise(t, "then") },
+		"pass":            func(*rapid.T) { m.pass(keeper.Options{}) },
+		"pass for places": func(*rapid.T) { m.pass(keeper.Options{Places: true}) },
 		"tend": func(t *rapid.T) {
 			if s, ok := m.slot(t); ok {
 				m.tend(s)

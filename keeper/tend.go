@@ -19,10 +19,17 @@ import (
 //
 // The places were told of as changed, or their next try is due: they are tried
 // also where a try was put off. Failures are reported as steps; the error is
-// that of the store.
+// that of the store, with [state.ErrChanged] in its chain if a pass must come
+// first.
 func (k *Keeper) Tend(ctx context.Context, target string, places ...credential.Place) error {
 	if err := k.load(ctx); err != nil {
 		return err
+	}
+	k.mu.Lock()
+	stale := k.stale
+	k.mu.Unlock()
+	if stale {
+		return state.ErrChanged
 	}
 	ledger := &ledger{report: k.config.Report}
 	group, ctx := errgroup.WithContext(ctx)
@@ -82,8 +89,9 @@ func (k *Keeper) tend(ctx context.Context, name string, place credential.Place, 
 		k.settlePlace(name, place, nil)
 	}
 	obs.Lags = k.lags(ctx, name, place)
+	places := obs.places()
 	for _, lag := range obs.Lags {
-		if step := decideLag(lag, obs, nil); step.Action == Follow {
+		if step := decideLag(lag, obs, places, nil); step.Action == Follow {
 			k.follow(ctx, lag, step, ledger)
 		}
 	}
@@ -145,10 +153,10 @@ func (k *Keeper) RetryAt(target string, place credential.Place) time.Time {
 func (k *Keeper) Known(target string, place credential.Place) (status PlaceStatus, known bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	p := k.doc.Places[target][place]
-	if p == nil {
+	if k.doc == nil || k.doc.Places[target][place] == nil {
 		return PlaceStatus{}, false
 	}
+	p := k.doc.Places[target][place]
 	t := k.target(target)
 	status = PlaceStatus{Name: t.Name, Kind: t.Kind, Path: string(place), Phase: OK, Delivered: moment(p.Delivered), Verified: moment(p.Verified)}
 	if p.Trouble != nil {
@@ -179,10 +187,10 @@ type placeLock struct {
 func (k *Keeper) lockPlace(ctx context.Context, target string, place credential.Place) (unlock func(), err error) {
 	key := placeKey(target, place)
 	k.mu.Lock()
-	lock, ok := k.held[key]
+	lock, ok := k.locks[key]
 	if !ok {
 		lock = &placeLock{held: make(chan struct{}, 1)}
-		k.held[key] = lock
+		k.locks[key] = lock
 	}
 	lock.waiting++
 	k.mu.Unlock()
@@ -190,7 +198,7 @@ func (k *Keeper) lockPlace(ctx context.Context, target string, place credential.
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		if lock.waiting--; lock.waiting == 0 {
-			delete(k.held, key)
+			delete(k.locks, key)
 		}
 	}
 	select {
@@ -205,6 +213,8 @@ func (k *Keeper) lockPlace(ctx context.Context, target string, place credential.
 	}
 }
 
+const lagPrefix = "lag "
+
 func lagKey(target string, lag credential.Lag) string {
-	return "lag " + target + " " + lag.Remedy + " " + lag.What
+	return lagPrefix + target + " " + lag.Remedy + " " + lag.What
 }

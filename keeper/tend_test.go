@@ -330,3 +330,65 @@ func TestTendedPlaceIsGone(t *testing.T) {
 		t.Errorf("the other: %+v", row)
 	}
 }
+
+// mirrored is a target that answers from what it was told, which is late.
+type mirrored struct {
+	*fake.Target
+	told map[credential.Place]map[credential.Host]credential.Login
+	dead error
+}
+
+func (m *mirrored) Held(_ context.Context, place credential.Place, hosts []credential.Host) (map[credential.Host]credential.Login, error) {
+	return m.told[place], nil
+}
+
+func (m *mirrored) Deliver(ctx context.Context, place credential.Place, logins map[credential.Host]credential.Login) error {
+	m.told[place] = logins
+	return m.Target.Deliver(ctx, place, logins)
+}
+
+func (m *mirrored) Refresh(ctx context.Context) error {
+	if m.dead != nil {
+		return m.dead
+	}
+	for _, place := range m.All() {
+		held, err := m.Target.Held(ctx, place, []credential.Host{hostA})
+		if err != nil {
+			return err
+		}
+		m.told[place] = held
+	}
+	return nil
+}
+
+// A login is not ended on the word of a target that was told of nothing for
+// want of an answer: it is asked anew.
+func TestLoginEndsAfterAskingAnew(t *testing.T) {
+	t.Parallel()
+	target := &mirrored{Target: fake.NewTarget("one"), told: map[credential.Place]map[credential.Host]credential.Login{}}
+	k := newTended(target, 0)
+	k.sync(t, keeper.Options{})
+	old, _ := target.Look("one", hostA)
+	k.sync(t, keeper.Options{Rotate: []credential.Host{hostA}})
+	target.Put("one", hostA, old) // put back, and the target is not told
+	k.clock.Advance(2 * time.Hour)
+	k.sync(t, keeper.Options{})
+	if login, _ := target.Look("one", hostA); len(k.source.Live()) != 2 && login.Equal(old) {
+		t.Error("the login was revoked that the place holds")
+	}
+
+	target.dead = errors.New("no answer")
+	k.clock.Advance(4 * time.Hour)
+	k.sync2(keeper.Options{})
+	if len(k.source.Live()) != 2 {
+		t.Error("a login was revoked though the target could not be asked")
+	}
+	target.dead = nil
+	for range 4 {
+		k.clock.Advance(2 * time.Hour)
+		k.sync2(keeper.Options{})
+	}
+	if live := k.source.Live(); len(live) != 1 || !good(t, k, target, "one") {
+		t.Errorf("in the end: %d logins", len(live))
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/regkeeper/regkeeper/internal/testkit/leaveout"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/state"
+	"github.com/regkeeper/regkeeper/state/statetest"
 )
 
 func TestFullDiskKeepsTheOldDocument(t *testing.T) {
@@ -21,7 +22,7 @@ func TestFullDiskKeepsTheOldDocument(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(folder, syscall.MNT_DETACH) })
 	file := open(t, folder)
-	want := full()
+	want := statetest.Full()
 	if err := file.Save(t.Context(), want); err != nil {
 		t.Fatal(err)
 	}

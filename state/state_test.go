@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,12 +19,12 @@ import (
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/state"
+	"github.com/regkeeper/regkeeper/state/statetest"
 )
 
 const (
 	envOpen = "REGKEEPER_TEST_OPEN"
 	envSave = "REGKEEPER_TEST_SAVE"
-	marker  = "hunter2-SECRET"
 )
 
 // TestMain lets the test binary run itself as another regkeeper.
@@ -52,58 +51,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// full has every field of every type set, found by reflection, so that a field
-// added later cannot be forgotten by Encode.
-func full() *state.Document {
-	doc := &state.Document{}
-	n := 0
-	fill(reflect.ValueOf(doc).Elem(), &n)
-	return doc
-}
-
-func fill(v reflect.Value, n *int) {
-	*n++
-	switch v.Interface().(type) {
-	case credential.Secret:
-		v.Set(reflect.ValueOf(credential.NewSecret(fmt.Sprint(marker, *n))))
-		return
-	case time.Time:
-		v.Set(reflect.ValueOf(time.Date(2026, 1, 2, 3, 4, 5, *n, time.FixedZone("", 3600))))
-		return
-	}
-	switch v.Kind() {
-	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(v.Field(i), n)
-		}
-	case reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
-		fill(v.Elem(), n)
-	case reflect.Slice:
-		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
-		fill(v.Index(0), n)
-		fill(v.Index(1), n)
-	case reflect.Map:
-		v.Set(reflect.MakeMap(v.Type()))
-		for range 2 {
-			key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
-			fill(key, n)
-			fill(value, n)
-			v.SetMapIndex(key, value)
-		}
-	case reflect.String:
-		v.SetString(fmt.Sprint("text-", *n))
-	case reflect.Bool:
-		v.SetBool(true)
-	case reflect.Int, reflect.Int64:
-		v.SetInt(int64(*n))
-	default:
-		panic("state has a field of kind " + v.Kind().String())
-	}
-}
-
 func TestEncodeForgetsNoField(t *testing.T) {
-	checkRoundTrip(t, full())
+	checkRoundTrip(t, statetest.Full())
 	checkRoundTrip(t, state.New())
 }
 
@@ -189,7 +138,7 @@ func TestRoundTrip(t *testing.T) {
 
 // TestCutFile cuts the document at every byte.
 func TestCutFile(t *testing.T) {
-	doc := full()
+	doc := statetest.Full()
 	text, err := state.Encode(doc)
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +158,7 @@ func TestCutFile(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := state.Read(folder)
-			if problem.KindOf(err) != problem.Damaged || problem.HintOf(err) == "" || strings.Contains(err.Error(), marker) {
+			if problem.KindOf(err) != problem.Damaged || problem.HintOf(err) == "" || strings.Contains(err.Error(), statetest.Marker) {
 				t.Fatalf("cut at byte %d of %d, Read says %v of kind %s", n, len(text), err, problem.KindOf(err))
 			}
 			if left, err := os.ReadFile(path); err != nil || !bytes.Equal(left, part) {
@@ -226,7 +175,7 @@ func TestCutFile(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, doc := range []*state.Document{full(), state.New()} {
+	for _, doc := range []*state.Document{statetest.Full(), state.New()} {
 		text, err := state.Encode(doc)
 		if err != nil {
 			f.Fatal(err)
@@ -263,6 +212,19 @@ func open(t *testing.T, folder string) *state.File {
 	return file
 }
 
+func TestConformance(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "data")
+	before := func() error { return nil }
+	statetest.Run(t, func(t *testing.T) state.Store {
+		if err := before(); err != nil {
+			t.Fatal(err)
+		}
+		file := open(t, folder)
+		before = file.Close
+		return file
+	})
+}
+
 func TestFile(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "a", "data")
 	file := open(t, folder)
@@ -270,7 +232,7 @@ func TestFile(t *testing.T) {
 	if err != nil || doc.Registries == nil || doc.Places == nil {
 		t.Fatalf("first Load gives %v, %v", doc, err)
 	}
-	want := full()
+	want := statetest.Full()
 	if err := file.Save(t.Context(), want); err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +249,7 @@ func TestFile(t *testing.T) {
 		}
 	}
 	text, err := os.ReadFile(filepath.Join(folder, "state.json"))
-	if err != nil || !bytes.Contains(text, []byte(marker)) {
+	if err != nil || !bytes.Contains(text, []byte(statetest.Marker)) {
 		t.Errorf("the file does not hold the secret: %v", err)
 	}
 	entries, err := os.ReadDir(folder)
@@ -375,7 +337,7 @@ func TestCrash(t *testing.T) {
 	if _, err := file.Load(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if err := file.Save(t.Context(), full()); err != nil {
+	if err := file.Save(t.Context(), statetest.Full()); err != nil {
 		t.Error(err)
 	}
 }
@@ -443,7 +405,7 @@ func TestInstance(t *testing.T) {
 }
 
 func TestClone(t *testing.T) {
-	doc := full()
+	doc := statetest.Full()
 	before, err := state.Encode(doc)
 	if err != nil {
 		t.Fatal(err)

@@ -51,6 +51,7 @@ var floors = map[string]int{
 
 	// Suites and kits of tests may use what they test.
 	"source/sourcetest": 4,
+	"state/statetest":   4,
 	"target/targettest": 4,
 	"internal/testkit":  8,
 	"internal/floors":   8,

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
+	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream"
 )
 
@@ -32,14 +35,20 @@ type Command struct {
 
 // Output is what a program said.
 type Output struct {
-	// Stdout and Stderr hold at most [MaxOutput] bytes each.
+	// Stdout and Stderr hold the first [MaxStdout] and [MaxStderr] bytes.
 	Stdout, Stderr []byte
+	// More says that Stdout went on.
+	More bool
 	// Code is the exit code.
 	Code int
 }
 
-// MaxOutput bounds in bytes what is kept of each output of a program.
-const MaxOutput = 8 << 20
+// How much in bytes is kept of the outputs of a program: many run at the same
+// time, and any of them may print without end.
+const (
+	MaxStdout = 1 << 20
+	MaxStderr = 16 << 10
+)
 
 // Executor runs programs in containers.
 type Executor interface {
@@ -88,13 +97,15 @@ func (r *remote) Exec(ctx context.Context, command Command) (Output, error) {
 	if err != nil {
 		return Output{}, fmt.Errorf("exec: %w", err)
 	}
-	var stdout, stderr bounded
-	options := remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr}
+	stdout, stderr := &bounded{max: MaxStdout}, &bounded{max: MaxStderr}
+	options := remotecommand.StreamOptions{Stdout: stdout, Stderr: stderr}
 	if command.Stdin != nil {
 		options.Stdin = bytes.NewReader(command.Stdin)
 	}
 	err = stream(ctx, executor, options)
-	output := Output{Stdout: stdout.text, Stderr: stderr.text}
+	var output Output
+	output.Stdout, output.More = stdout.kept()
+	output.Stderr, _ = stderr.kept()
 	var exit exec.ExitError
 	if errors.As(err, &exit) && exit.Exited() {
 		output.Code = exit.ExitStatus()
@@ -135,6 +146,9 @@ func (e *execError) Unwrap() []error {
 // stream returns when the context ends, also where the connection does not
 // notice: the other side may have gone without a word.
 func stream(ctx context.Context, executor remotecommand.Executor, options remotecommand.StreamOptions) error {
+	// The client logs each stream that is cut off, past every log: the error that
+	// is returned says all of it.
+	ctx = klog.NewContext(ctx, klog.Logger{})
 	ended := make(chan error, 1)
 	go func() { ended <- executor.StreamWithContext(ctx, options) }()
 	select {
@@ -153,12 +167,30 @@ func stream(ctx context.Context, executor remotecommand.Executor, options remote
 // streamPatience is how long a stream is awaited that was told to end.
 const streamPatience = time.Second
 
-// bounded keeps the beginning of what is written to it.
-type bounded struct{ text []byte }
+// bounded keeps the beginning of what is written to it. A stream that was given
+// up may still write.
+type bounded struct {
+	max int
+
+	mu   sync.Mutex
+	text []byte
+	more bool
+}
 
 var _ io.Writer = (*bounded)(nil)
 
 func (b *bounded) Write(p []byte) (int, error) {
-	b.text = append(b.text, p[:min(len(p), MaxOutput-len(b.text))]...)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	fits := min(len(p), b.max-len(b.text))
+	b.text = append(b.text, p[:fits]...)
+	b.more = b.more || fits < len(p)
 	return len(p), nil
+}
+
+// kept is what was written up to now, and whether it went on.
+func (b *bounded) kept() (text []byte, more bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.text), b.more
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -81,4 +82,49 @@ func exec(t *testing.T, url string) (kube.Output, error) {
 	return cluster.Executor.Exec(t.Context(), kube.Command{
 		Pod: types.NamespacedName{Namespace: "ns", Name: "p"}, Container: "c", Argv: []string{"a-command"}, Stdin: []byte("x"),
 	})
+}
+
+// TestBounded keeps the beginning of an output, be it that a copier that was
+// given up still writes.
+func TestBounded(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		writes []string
+		want   string
+		more   bool
+	}{
+		{nil, "", false},
+		{[]string{"abc", "de"}, "abcde", false},
+		{[]string{"abcde", ""}, "abcde", false},
+		{[]string{"abcd", "ef", "g"}, "abcde", true},
+		{[]string{"abcdefgh"}, "abcde", true},
+	} {
+		b := kube.NewBounded(5)
+		for _, text := range c.writes {
+			if n, err := b.Write([]byte(text)); n != len(text) || err != nil {
+				t.Errorf("a write of %q gives %d, %v", text, n, err)
+			}
+		}
+		if got, more := b.Kept(); string(got) != c.want || more != c.more {
+			t.Errorf("of %q are kept %q, %v", c.writes, got, more)
+		}
+	}
+	b := kube.NewBounded(kube.MaxStdout)
+	var writers sync.WaitGroup
+	for range 4 {
+		writers.Go(func() {
+			for range 1000 {
+				_, _ = b.Write(make([]byte, 1000))
+			}
+		})
+	}
+	for range 100 {
+		if got, _ := b.Kept(); len(got) > kube.MaxStdout {
+			t.Errorf("%d bytes are kept", len(got))
+		}
+	}
+	writers.Wait()
+	if got, more := b.Kept(); len(got) != kube.MaxStdout || !more {
+		t.Errorf("%d bytes are kept, %v", len(got), more)
+	}
 }

@@ -41,6 +41,9 @@ const (
 	// Adopt is the annotation by which a Secret that regkeeper did not make is
 	// given to it; its value is "true".
 	Adopt = "regkeeper.dev/adopt"
+	// NotMade is the annotation of a Secret that regkeeper keeps and did not make:
+	// it never deletes that. Its value is "true".
+	NotMade = "regkeeper.dev/adopted"
 	// Login is the annotation that stands for the logins that a workload was
 	// restarted for last.
 	Login = "regkeeper.dev/login"
@@ -108,7 +111,9 @@ func Open(config Config) (*Cluster, error) {
 }
 
 func newCluster(access *rest.Config) (*Cluster, error) {
-	client, err := rest.HTTPClientFor(access)
+	limited := rest.CopyConfig(access)
+	limited.Wrap(patient)
+	client, err := rest.HTTPClientFor(limited)
 	if err != nil {
 		return nil, err
 	}

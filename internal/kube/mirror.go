@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -43,6 +45,11 @@ func (o *Object[T]) GetObjectMeta() metav1.Object {
 // Key is the object's namespace and name.
 func (o *Object[T]) Key() types.NamespacedName {
 	return types.NamespacedName{Namespace: o.Namespace, Name: o.Name}
+}
+
+// Compare orders objects by namespace, then by name.
+func Compare[T any](a, b *Object[T]) int {
+	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
 // Excluded says whether the object's owner opted out.
@@ -101,7 +108,18 @@ type Mirror[T any] struct {
 	writes int
 	// listed is what List found last while nothing watched; nil for nothing.
 	listed map[types.NamespacedName]*Object[T]
+	// mute is why List failed last after having waited for it; nil if it did not.
+	mute   error
+	muteAt time.Time
 }
+
+const (
+	// longWait is how long List waits at most without that being remembered.
+	longWait = time.Second
+	// muteFor is how long List does not wait again, while Run watches: that
+	// tells when the cluster answers.
+	muteFor = 30 * time.Second
+)
 
 // own is what the cluster answered to a write, until the watch tells it too.
 type own[T any] struct {
@@ -110,6 +128,8 @@ type own[T any] struct {
 	deleted types.UID
 	// turn is the count of writes that this one was.
 	turn int
+	// looked says that it is no write of ours: a look found it.
+	looked bool
 }
 
 // NewMirror makes a mirror. It sends no request.
@@ -156,7 +176,7 @@ func (m *Mirror[T]) Thin(full runtime.Object) (*Object[T], error) {
 
 var (
 	labelsKnown      = []string{ManagedBy, Owner}
-	annotationsKnown = []string{Exclude, Adopt, Login}
+	annotationsKnown = []string{Exclude, Adopt, NotMade, Login}
 )
 
 // notes are labels and annotations, each set of them kept once.
@@ -273,7 +293,7 @@ func (m *Mirror[T]) tell(changed func(before, after *Object[T]), before, after a
 	m.mu.Lock()
 	key := firstOf(a, b).Key()
 	mine := m.written[key]
-	echo := mine != nil && mine.object != nil && a != nil && a.ResourceVersion == mine.object.ResourceVersion
+	echo := mine != nil && !mine.looked && mine.object != nil && a != nil && a.ResourceVersion == mine.object.ResourceVersion
 	if mine != nil && mine.outdatedBy(b, a) {
 		delete(m.written, key)
 	}
@@ -439,16 +459,25 @@ func reaches(version, other string) bool {
 	return err == nil && order >= 0
 }
 
-// List reads all objects, sorted by namespace and name.
+// List reads all objects, sorted by namespace and name. Of a cluster that does
+// not answer it says so at once for a while, rather than wait each time.
 func (m *Mirror[T]) List(ctx context.Context) ([]*Object[T], error) {
 	objects, ok := m.mirrored(metav1.NamespaceAll)
 	if !ok {
 		m.mu.Lock()
-		before := m.writes
+		before, mute := m.writes, m.mute
+		if m.stores == nil || time.Since(m.muteAt) > muteFor {
+			mute = nil
+		}
 		m.mu.Unlock()
+		if mute != nil {
+			return nil, mute
+		}
+		began := time.Now()
 		for _, namespace := range m.namespaces() {
 			found, err := m.ask(ctx, namespace, m.selection)
 			if err != nil {
+				m.failed(ctx, err, began)
 				return nil, err
 			}
 			objects = append(objects, found...)
@@ -465,10 +494,18 @@ func (m *Mirror[T]) List(ctx context.Context) ([]*Object[T], error) {
 		}
 		m.mu.Unlock()
 	}
-	slices.SortFunc(objects, func(a, b *Object[T]) int {
-		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
-	})
+	slices.SortFunc(objects, Compare[T])
 	return objects, nil
+}
+
+// failed remembers that List waited long, and in vain.
+func (m *Mirror[T]) failed(ctx context.Context, err error, began time.Time) {
+	if ctx.Err() != nil || time.Since(began) < longWait {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mute, m.muteAt = err, time.Now()
 }
 
 // In reads the objects of one namespace, in no order.

@@ -694,3 +694,32 @@ func TestMirrorTellsNotesApart(t *testing.T) {
 		}
 	}
 }
+
+// TestMirrorListIsSorted by namespace and then by name, also where a namespace's
+// name begins with another's.
+func TestMirrorListIsSorted(t *testing.T) {
+	t.Parallel()
+	s := newServer()
+	for _, k := range []types.NamespacedName{key("a-b", "x"), key("a", "z"), key("a", "y-1"), key("a", "y"), key("a.b", "w"), key("a0", "v")} {
+		s.put(k, "value")
+	}
+	m := newMirror(s, kube.Selection{})
+	check := func(mode string) {
+		t.Helper()
+		objects, err := m.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, o := range objects {
+			got = append(got, o.Key().String())
+		}
+		if diff := cmp.Diff([]string{"a/y", "a/y-1", "a/z", "a-b/x", "a.b/w", "a0/v"}, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", mode, diff)
+		}
+	}
+	check("unwatched")
+	stop := run(t, m, func(_, _ *kube.Object[string]) {})
+	defer stop()
+	check("watched")
+}

@@ -112,7 +112,8 @@ func (s *Store) Save(ctx context.Context, doc *state.Document) error {
 	}
 	switch {
 	case apierrors.IsConflict(err), apierrors.IsAlreadyExists(err), apierrors.IsNotFound(err) && s.version != "":
-		return fmt.Errorf("%w: state Secret %s: %w", state.ErrChanged, s.key, err)
+		return problem.Wrap(fmt.Errorf("%w: %w", state.ErrChanged, err), problem.Busy,
+			"try again: it is read anew; if this goes on, find the other regkeeper that has the same state", "write state Secret %s", s.key)
 	case err != nil:
 		return kube.Problem(err, "write state Secret %s", s.key)
 	}

@@ -27,6 +27,9 @@ type container struct {
 	choices string
 	// id is of the container's present run; empty unless it runs.
 	id string
+	// waits is why the container, which ran before, does not run now and will run
+	// again; empty otherwise. What it held may be on a volume.
+	waits string
 	// node is where the pod runs.
 	node string
 	// over says that the pod runs nothing any more.
@@ -71,16 +74,62 @@ func (t *Target) thin(object runtime.Object) (container, error) {
 	}
 	for _, statuses := range [][]corev1.ContainerStatus{full.Status.ContainerStatuses, full.Status.InitContainerStatuses} {
 		for i := range statuses {
-			if statuses[i].Name == c.name && statuses[i].State.Running != nil {
-				c.id = statuses[i].ContainerID
-				if c.id == "" {
-					// A runtime that gives no id still tells when a run began.
-					c.id = statuses[i].State.Running.StartedAt.String()
-				}
+			if statuses[i].Name != c.name {
+				continue
+			}
+			if statuses[i].State.Running == nil {
+				c.waits = waits(full, &statuses[i])
+				continue
+			}
+			c.id = statuses[i].ContainerID
+			if c.id == "" {
+				// A runtime that gives no id still tells when a run began.
+				c.id = statuses[i].State.Running.StartedAt.String()
 			}
 		}
 	}
 	return c, nil
+}
+
+// waits is why a container that does not run now will run again; empty if it has
+// not run before, or has ended for good.
+func waits(full *corev1.Pod, status *corev1.ContainerStatus) string {
+	ended := status.State.Terminated
+	switch {
+	case ended != nil && !restarts(full, status.Name, ended.ExitCode),
+		ended == nil && status.RestartCount == 0 && status.LastTerminationState.Terminated == nil:
+		return ""
+	case ended != nil && ended.Reason != "":
+		return ended.Reason
+	case status.State.Waiting != nil && status.State.Waiting.Reason != "":
+		return status.State.Waiting.Reason
+	}
+	return "not started yet"
+}
+
+// restarts says whether a container that ended is started again (Kubernetes
+// documentation, "Pod Lifecycle", container restarts).
+func restarts(full *corev1.Pod, name string, code int32) bool {
+	for _, containers := range [][]corev1.Container{full.Spec.Containers, full.Spec.InitContainers} {
+		for i := range containers {
+			if containers[i].Name != name {
+				continue
+			}
+			if len(containers[i].RestartPolicyRules) > 0 {
+				return true // it may be
+			}
+			if own := containers[i].RestartPolicy; own != nil {
+				return *own == corev1.ContainerRestartPolicyAlways || *own == corev1.ContainerRestartPolicyOnFailure && code != 0
+			}
+		}
+	}
+	switch full.Spec.RestartPolicy {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return code != 0
+	}
+	return true
 }
 
 // gone says whether the pod is none of ours, or on its way out.
@@ -88,8 +137,13 @@ func gone(p *pod) bool {
 	return p == nil || p.Excluded() || p.Deleting || p.Value.over
 }
 
-// listed says whether the pod has a place.
-func listed(p *pod) bool {
+// listed says whether the pod has a place: that of a container that ran before
+// stays, since a login may lie there.
+func listed(p *pod) bool { return ready(p) || !gone(p) && p.Value.waits != "" }
+
+// ready says whether the pod's container runs, or, where there is no telling
+// which one is meant, one of them.
+func ready(p *pod) bool {
 	return !gone(p) && (p.Value.id != "" || p.Value.choices != "" && p.Value.runs)
 }
 
@@ -117,6 +171,11 @@ func named(at credential.Place) string {
 		return "pod " + key.String()
 	}
 	return "container " + container + " of pod " + key.String()
+}
+
+// waiting is the error of a container that cannot be executed in for now.
+func (c container) waiting(at credential.Place) error {
+	return problem.New(problem.Unreachable, "it is tried again when the container runs", "%s waits to run again: %s", named(at), shown(c.waits))
 }
 
 // unclear is the error of a pod with no container to deliver to.

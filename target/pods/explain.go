@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -55,6 +56,11 @@ func (t *Target) explain(ctx context.Context, at credential.Place, p *pod, err e
 		return ctx.Err()
 	case apierrors.IsNotFound(lost), lost == nil && !listed(now):
 		return problem.Wrap(credential.ErrGone, problem.NotFound, "", "%s", named(at))
+	case lost == nil && now.Value.waits != "":
+		return now.Value.waiting(at)
+	case unanswered(err, lost):
+		return problem.Wrap(err, problem.Unreachable,
+			"the cluster's API does not answer: it is tried again; `kubectl get --raw /readyz` says how the apiserver is", "exec in %s", named(at))
 	case lost == nil && run(now) != run(p):
 		// What holds the file may be a volume that outlives the container: the
 		// place is not gone.
@@ -70,6 +76,22 @@ func (t *Target) explain(ctx context.Context, at credential.Place, p *pod, err e
 		return kube.Problem(err, "exec in %s", named(at))
 	}
 	return problem.Wrap(err, problem.Unreachable, "it is tried again; look at "+node(p), "exec in %s", named(at))
+}
+
+// unanswered says whether the cluster's API itself did not answer. An exec may
+// have waited in vain for either it or the node: what was asked after it, with
+// the error lost, tells.
+func unanswered(err, lost error) bool {
+	var status apierrors.APIStatus
+	if errors.As(err, &status) {
+		return false
+	}
+	if errors.As(lost, &status) {
+		// These are said by what stands in front of an apiserver.
+		return apierrors.IsServiceUnavailable(lost) || apierrors.IsTimeout(lost)
+	}
+	var network *net.OpError
+	return lost != nil || errors.As(err, &network) && network.Op == "dial"
 }
 
 func node(p *pod) string {

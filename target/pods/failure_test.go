@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +16,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/internal/kube"
@@ -80,7 +83,9 @@ func TestRuntimeSays(t *testing.T) {
 		"too many requests":    {fakekube.Faults{Error: apierrors.NewTooManyRequests("x", 1)}, failure{problem.Unreachable, "exec in container", "tried again", false}},
 		"kubelet away": {fakekube.Faults{Error: apierrors.NewInternalError(errors.New("error dialing backend: dial tcp 10.0.0.7:10250: connect: no route to host"))},
 			broken("no route to host")},
-		"network":            {fakekube.Faults{Error: &net.OpError{Op: "dial", Err: errors.New("refused")}}, broken("exec in container act-runner of pod ci/runner-0")},
+		"network":            {fakekube.Faults{Error: &net.OpError{Op: "read", Err: errors.New("reset")}}, broken("exec in container act-runner of pod ci/runner-0")},
+		"API away":           {fakekube.Faults{Error: &net.OpError{Op: "dial", Err: errors.New("refused")}}, failure{problem.Unreachable, "exec in container act-runner of pod ci/runner-0: exec: dial: refused", "the cluster's API does not answer", false}},
+		"kubelet, refused":   {fakekube.Faults{Error: apierrors.NewInternalError(&net.OpError{Op: "dial", Err: errors.New("refused")})}, broken("refused")},
 		"upgrade refused":    {fakekube.Faults{Error: errors.New("unable to upgrade connection: x")}, broken("unable to upgrade connection")},
 		"killed":             {fakekube.Faults{Output: &kube.Output{Code: 137, Stderr: []byte("Killed\x1b[2J\n")}}, broken("exit code 137: Killed?[2J")},
 		"nothing":            {fakekube.Faults{Output: &kube.Output{}}, broken("no answer of the script")},
@@ -110,6 +115,76 @@ func TestRuntimeSays(t *testing.T) {
 			must(t, w.Deliver(t.Context(), at, logins{"h": login("u", secret)}))
 		})
 	}
+}
+
+// TestAPIDoesNotAnswer: what is asked after an exec that failed tells whether the
+// node is to blame, or the cluster's API.
+func TestAPIDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	silent := failure{problem.Unreachable, "exec in container act-runner of pod ci/runner-0", "the cluster's API does not answer: it is tried again", false}
+	hangs, reset := fakekube.Faults{Hang: true}, fakekube.Faults{Error: errors.New("websocket: close 1006 (abnormal closure): unexpected EOF")}
+	for name, c := range map[string]struct {
+		faults fakekube.Faults
+		lost   error
+		want   failure
+	}{
+		"refused":       {reset, &url.Error{Op: "Get", URL: "https://x", Err: &net.OpError{Op: "dial", Err: errors.New("refused")}}, silent},
+		"hangs":         {hangs, &url.Error{Op: "Get", URL: "https://x", Err: context.DeadlineExceeded}, silent},
+		"late":          {hangs, context.DeadlineExceeded, silent},
+		"balancer":      {reset, apierrors.NewServiceUnavailable("x"), silent},
+		"node hangs":    {hangs, nil, failure{problem.Unreachable, "did not answer within 200ms", "look at its node", false}},
+		"node resets":   {reset, nil, failure{problem.Unreachable, "1006", "kubectl describe node node-7", false}},
+		"may not look":  {reset, forbidden(), failure{problem.Unreachable, "1006", "kubectl describe node node-7", false}},
+		"kubelet away":  {fakekube.Faults{Error: apierrors.NewInternalError(errors.New("error dialing backend"))}, context.DeadlineExceeded, failure{problem.Unreachable, "error dialing backend", "kubectl describe node node-7", false}},
+		"may not exec":  {fakekube.Faults{Error: forbidden()}, context.DeadlineExceeded, failure{problem.Denied, "pods/exec", "regkeeper install kubernetes", false}},
+		"node, unknown": {reset, apierrors.NewInternalError(errors.New("etcd")), failure{problem.Unreachable, "1006", "kubectl describe node node-7", false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, _ := one(t, func(config *pods.Config) { config.Timeout = 200 * time.Millisecond })
+			w.watched()
+			w.executor.SetFaults(c.faults)
+			w.api.PrependReactor("get", "pods", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return c.lost != nil, nil, c.lost
+			})
+			w.fails(c.want)
+		})
+	}
+}
+
+// TestTooLarge: what the container says of a file is bounded, and a file that is
+// larger is left alone.
+func TestTooLarge(t *testing.T) {
+	t.Parallel()
+	w, home := one(t, nil)
+	want := failure{problem.Damaged, file(home) + " of container act-runner of pod ci/runner-0 is too large: more than 1016 KiB", "move the file away", false}
+	large := func(size int) string {
+		const start, end = `{"auths":{},"x":"`, `"}`
+		return start + strings.Repeat("x", size-len(start)-len(end)) + end
+	}
+	for _, size := range []int{kube.MaxStdout - 8<<10 - 10, kube.MaxStdout, kube.MaxStdout + 1, 3 * kube.MaxStdout} {
+		text := large(size)
+		write(t, file(home), text)
+		before := w.executor.Count()
+		w.fails(want)
+		if got := w.executor.Count() - before; got != 1 {
+			t.Errorf("%d bytes take %d execs", size, got)
+		}
+		if read(t, file(home)) != text {
+			t.Errorf("a file of %d bytes was changed", size)
+		}
+	}
+	_, err := w.Held(t.Context(), at, []credential.Host{"h"})
+	w.failed(err, want)
+	write(t, file(home), large(kube.MaxStdout-16<<10))
+	must(t, w.Deliver(t.Context(), at, logins{"h": login("u", "p")}))
+	holds(t, file(home), logins{"h": login("u", "p")})
+	// A container that says anything else, without end, is no file.
+	w.executor.SetFaults(fakekube.Faults{Output: &kube.Output{Stdout: []byte(strings.Repeat("y\n", kube.MaxStdout/2)), More: true}})
+	w.fails(failure{problem.Unreachable, "no answer of the script", "look at the container runtime", false})
+	// The head itself may be cut off.
+	w.executor.SetFaults(fakekube.Faults{Output: &kube.Output{Stdout: []byte("regkeeper-pods 1\nresult"), More: true}})
+	w.fails(failure{problem.Damaged, "config.json of container act-runner of pod ci/runner-0 is too large", "move the file away", false})
 }
 
 // private runs what follows in a mount namespace of its own, once the commands
@@ -231,7 +306,7 @@ func TestGone(t *testing.T) {
 	}
 	for name, goes := range map[string]func(w *world){
 		"pod":       func(w *world) { must(w.t, api(w).Delete(context.Background(), "runner-0", metav1.DeleteOptions{})) },
-		"container": func(w *world) { w.update(state(waiting("act-runner"))) },
+		"container": func(w *world) { w.update(state(ended("act-runner", 0)), policy(corev1.RestartPolicyNever)) },
 		"ending":    func(w *world) { w.update(terminating) },
 		"ended":     func(w *world) { w.update(phase(corev1.PodSucceeded)) },
 		"left out":  func(w *world) { w.update(annotated(kube.Exclude, "true")) },

@@ -90,8 +90,9 @@ func New(config Config) *Target {
 	return t
 }
 
-// Places lists the containers that run, sorted. A pod of which there is no
-// telling which container is meant is listed too: reading it says so.
+// Places lists the containers that run, or ran and will again, sorted. A pod of
+// which there is no telling which container is meant is listed too: reading it
+// says so.
 func (t *Target) Places(ctx context.Context) ([]credential.Place, error) {
 	pods, err := t.mirror.List(ctx)
 	if err != nil {
@@ -177,8 +178,8 @@ func withHint(err error) string {
 	return err.Error()
 }
 
-// find looks the place's pod up. The pod is nil where there is none, or where
-// it is not known.
+// find looks the place's pod up. The pod is nil where there is none, where it is
+// not known, and where its owner need not be told of the error.
 func (t *Target) find(ctx context.Context, at credential.Place) (*pod, error) {
 	key, _ := parts(at)
 	p, err := t.mirror.Get(ctx, key)
@@ -189,6 +190,8 @@ func (t *Target) find(ctx context.Context, at credential.Place) (*pod, error) {
 		return p, p.Value.unclear(at)
 	case p == nil || !listed(p) || place(p) != at:
 		return nil, problem.Wrap(credential.ErrGone, problem.NotFound, "", "%s", named(at))
+	case p.Value.waits != "":
+		return nil, p.Value.waiting(at)
 	}
 	return p, nil
 }
@@ -235,6 +238,9 @@ func (t *Target) merge(ctx context.Context, at credential.Place, p *pod, logins 
 			return a, changed, nil
 		}
 		guessed = false
+		if len(after) > maxContent {
+			return a, changed, tooLarge(a.where(at))
+		}
 		stdin := append([]byte(described(after, a.content)), after...)
 		var next answer
 		next, last = t.run(ctx, at, p, stdin, "write", t.config.Path, token())
@@ -329,6 +335,8 @@ func (t *Target) run(ctx context.Context, at credential.Place, p *pod, stdin []b
 	}
 	a, err := parse(output.Stdout)
 	switch {
+	case output.More && !errors.Is(err, errNone):
+		return answer{}, tooLarge(begun(output.Stdout).where(at))
 	case errors.Is(err, errNone) && output.Code != 0:
 		return answer{}, t.explain(ctx, at, p, &exitError{code: output.Code, said: shown(string(output.Stderr))})
 	case err != nil:
@@ -337,6 +345,15 @@ func (t *Target) run(ctx context.Context, at credential.Place, p *pod, stdin []b
 		return a, a.failure(a.where(at))
 	}
 	return a, nil
+}
+
+// maxContent bounds in bytes what is written to a file: what the script says of
+// it must fit into its output.
+const maxContent = kube.MaxStdout - 8<<10
+
+func tooLarge(where string) error {
+	return problem.New(problem.Damaged, "a config.json takes a few KiB: look at what fills it, and move the file away; it is left as it is",
+		"%s is too large: more than %d KiB", where, maxContent>>10)
 }
 
 // passing says whether an error may well be another one next time.

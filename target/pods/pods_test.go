@@ -275,7 +275,14 @@ func TestPlaces(t *testing.T) {
 		{"sidecar", "s", with(runner("ci", "r", "a"), sidecar("s")), []credential.Place{"ci/r/s"}, ""},
 		{"sidecar of a pod that starts", "s", with(runner("ci", "r", "a"), sidecar("s"), phase(corev1.PodPending)), []credential.Place{"ci/r/s"}, ""},
 		{"init container", "prepare", with(runner("ci", "r", "a"), plainInit), []credential.Place{"ci/r/prepare"}, "pod ci/r has no container prepare, but a"},
-		{"not running", "", with(runner("ci", "r", "a"), state(waiting("a"))), nil, ""},
+		{"not started yet", "", with(runner("ci", "r", "a"), state(creating("a"))), nil, ""},
+		{"stuck on its first image", "", with(runner("ci", "r", "a"), state(stuck("a", 0))), nil, ""},
+		{"ended, and never again", "", with(runner("ci", "r", "a"), policy(corev1.RestartPolicyNever), state(ended("a", 1))), nil, ""},
+		{"ended well", "", with(runner("ci", "r", "a"), policy(corev1.RestartPolicyOnFailure), state(ended("a", 0))), nil, ""},
+		{"ended, and never again by itself", "", with(runner("ci", "r", "a"), own("Never"), state(ended("a", 1))), nil, ""},
+		{"crashed on its way out", "", with(runner("ci", "r", "a"), state(waiting("a")), terminating), nil, ""},
+		{"crashed and left out", "", with(runner("ci", "r", "a"), state(waiting("a")), annotated(kube.Exclude, "true")), nil, ""},
+		{"crashed in a failed pod", "", with(runner("ci", "r", "a"), state(waiting("a")), phase(corev1.PodFailed)), nil, ""},
 		{"no status", "", with(runner("ci", "r", "a"), state()), nil, ""},
 		{"terminating", "", with(runner("ci", "r", "a"), terminating), nil, ""},
 		{"failed", "", with(runner("ci", "r", "a"), phase(corev1.PodFailed)), nil, ""},
@@ -304,6 +311,89 @@ func TestPlaces(t *testing.T) {
 			if executor.Count() != 0 {
 				t.Error("something was executed")
 			}
+		})
+	}
+}
+
+func creating(container string) corev1.ContainerStatus {
+	return corev1.ContainerStatus{Name: container, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}}
+}
+
+// stuck waits for its image after that many restarts.
+func stuck(container string, restarts int32) corev1.ContainerStatus {
+	return corev1.ContainerStatus{
+		Name: container, RestartCount: restarts, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ImagePullBackOff"}},
+	}
+}
+
+func ended(container string, code int32) corev1.ContainerStatus {
+	return corev1.ContainerStatus{
+		Name: container, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: code, Reason: "OOMKilled"}},
+	}
+}
+
+func policy(policy corev1.RestartPolicy) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) { pod.Spec.RestartPolicy = policy }
+}
+
+// own gives a pod's containers a restart policy of their own.
+func own(policy corev1.ContainerRestartPolicy) func(*corev1.Pod) {
+	return func(pod *corev1.Pod) {
+		for i := range pod.Spec.Containers {
+			pod.Spec.Containers[i].RestartPolicy = &policy
+		}
+	}
+}
+
+// TestWaitsToRunAgain: a login may lie where a container ran before.
+func TestWaitsToRunAgain(t *testing.T) {
+	t.Parallel()
+	again := func(reason string) failure {
+		return failure{problem.Unreachable, "container act-runner of pod ci/runner-0 waits to run again: " + reason, "when the container runs", false}
+	}
+	const c = "act-runner"
+	for name, change := range map[string]struct {
+		changes []func(*corev1.Pod)
+		reason  string
+	}{
+		"crashed":                     {[]func(*corev1.Pod){state(waiting(c))}, "CrashLoopBackOff"},
+		"crashed, of a pod that asks": {[]func(*corev1.Pod){state(waiting(c)), policy(corev1.RestartPolicyOnFailure)}, "CrashLoopBackOff"},
+		"stuck on an image":           {[]func(*corev1.Pod){state(stuck(c, 1))}, "ImagePullBackOff"},
+		"just ended":                  {[]func(*corev1.Pod){state(ended(c, 0))}, "OOMKilled"},
+		"just ended, and is to":       {[]func(*corev1.Pod){state(ended(c, 1)), policy(corev1.RestartPolicyOnFailure)}, "OOMKilled"},
+		"just ended, its own policy":  {[]func(*corev1.Pod){state(ended(c, 1)), policy(corev1.RestartPolicyNever), own("OnFailure")}, "OOMKilled"},
+		"just ended, rules": {[]func(*corev1.Pod){state(ended(c, 1)), policy(corev1.RestartPolicyNever), func(pod *corev1.Pod) {
+			pod.Spec.Containers[0].RestartPolicyRules = []corev1.ContainerRestartRule{{Action: corev1.ContainerRestartRuleActionRestart}}
+		}}, "OOMKilled"},
+		"no reason": {[]func(*corev1.Pod){state(corev1.ContainerStatus{Name: c, RestartCount: 3})}, "not started yet"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, home := one(t, nil)
+			must(t, w.Deliver(t.Context(), at, logins{"h": login("u", "p")}))
+			before := w.executor.Count()
+			w.update(change.changes...)
+			places, err := w.Places(t.Context())
+			if must(t, err); !slices.Equal(places, []credential.Place{at}) {
+				t.Errorf("places: %v", places)
+			}
+			w.fails(again(change.reason))
+			_, err = w.Held(t.Context(), at, []credential.Host{"h"})
+			w.failed(err, again(change.reason))
+			if w.executor.Count() != before {
+				t.Error("there was an exec in what does not run")
+			}
+			w.update(state(running(c, "containerd://2")))
+			_, err = w.Places(t.Context())
+			must(t, err, w.Deliver(t.Context(), at, logins{"h": login("u", "p2")}))
+			holds(t, file(home), logins{"h": login("u", "p2")})
+
+			// It stops while it is looked at.
+			w.executor.SetFaults(fakekube.Faults{During: func(kube.Command) {
+				w.update(change.changes...)
+				w.executor.Remove(first, c)
+			}})
+			w.fails(again(change.reason))
 		})
 	}
 }

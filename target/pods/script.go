@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -103,28 +104,49 @@ const (
 	answerEnds   = "\nregkeeper-end\n"
 )
 
-// parse reads an answer. What stands before it is passed over. The error is
-// errNone, errCut or errTorn.
-func parse(stdout []byte) (answer, error) {
-	start := 0
-	if !bytes.HasPrefix(stdout, []byte(answerBegins)) {
-		i := bytes.Index(stdout, []byte("\n"+answerBegins))
-		if i < 0 {
-			return answer{}, errNone
-		}
-		start = i + 1
+// begins is what follows the first line of an answer.
+func begins(stdout []byte) (said []byte, ok bool) {
+	if said, ok = bytes.CutPrefix(stdout, []byte(answerBegins)); ok {
+		return said, true
 	}
-	head, rest, ok := bytes.Cut(stdout[start+len(answerBegins):], []byte("\n\n"))
-	body, whole := bytes.CutSuffix(rest, []byte(answerEnds))
-	if !ok || !whole {
-		return answer{}, errCut
+	_, said, ok = bytes.Cut(stdout, []byte("\n"+answerBegins))
+	return said, ok
+}
+
+// begun is what the head of an answer tells that may be cut off after it.
+func begun(stdout []byte) answer {
+	said, _ := begins(stdout)
+	head, _, ok := bytes.Cut(said, []byte("\n\n"))
+	if !ok {
+		return answer{}
 	}
-	fields := map[string]string{}
+	a, _ := headed(head)
+	return a
+}
+
+// headed reads the head of an answer.
+func headed(head []byte) (a answer, fields map[string]string) {
+	fields = map[string]string{}
 	for line := range strings.SplitSeq(string(head), "\n") {
 		name, value, _ := strings.Cut(line, " ")
 		fields[name] = value
 	}
-	a := answer{result: fields["result"], uid: shown(fields["uid"]), path: shown(fields["path"]), why: shown(fields["why"])}
+	return answer{result: fields["result"], uid: shown(fields["uid"]), path: shown(fields["path"]), why: shown(fields["why"])}, fields
+}
+
+// parse reads an answer. What stands before it is passed over. The error is
+// errNone, errCut or errTorn.
+func parse(stdout []byte) (answer, error) {
+	said, ok := begins(stdout)
+	if !ok {
+		return answer{}, errNone
+	}
+	head, rest, ok := bytes.Cut(said, []byte("\n\n"))
+	body, whole := bytes.CutSuffix(rest, []byte(answerEnds))
+	if !ok || !whole {
+		return answer{}, errCut
+	}
+	a, fields := headed(head)
 	switch a.result {
 	case resultFailed:
 		return a, nil
@@ -168,11 +190,16 @@ func shown(text string) string {
 	}, strings.ToValidUTF8(strings.TrimSpace(text), "?"))
 }
 
+// temporary is the end of the name of the script's temporary file.
+var temporary = regexp.MustCompile(`(\.regkeeper)-[0-9]+-[a-z2-7]{8}`)
+
 // failure explains why the script failed. Its tools say the cause in words
 // alone, those of strerror in the C locale, of which there are two sets: the
 // GNU C library's and musl's.
 func (a answer) failure(where string) error {
 	step, said, _ := strings.Cut(a.why, " ")
+	// The same failure has the same words each time, so that it counts as one.
+	said = temporary.ReplaceAllString(said, "$1")
 	says := func(words string) bool { return strings.Contains(strings.ToLower(said), words) }
 	switch {
 	case step == "home":

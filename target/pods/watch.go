@@ -14,7 +14,7 @@ import (
 //	before    after     told
 //	gone      waits     nothing
 //	gone      runs      the place
-//	waits     runs      the place
+//	waits     runs      the place, be it for the first time or again
 //	runs      runs      the place, if it is another run; nothing otherwise
 //	runs      waits     nothing: it is told of when it runs again
 //	waits     gone      all
@@ -37,7 +37,7 @@ func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) e
 			if !gone(before) && known.Load() {
 				changed()
 			}
-		case listed(after) && (!listed(before) || run(before) != run(after)):
+		case ready(after) && (!ready(before) || run(before) != run(after)):
 			t.forget(place(after))
 			// What comes while not all is known is part of the whole.
 			if known.Load() {

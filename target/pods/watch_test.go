@@ -101,6 +101,7 @@ func TestWatch(t *testing.T) {
 		{"a label", func(pod *corev1.Pod) { pod.Labels = map[string]string{"app": "runner", "x": "y"} }, nil},
 		{"another run", state(running("c", "containerd://2")), []string{"ci/runner-0/c"}},
 		{"a crash", state(waiting("c")), nil},
+		{"stuck on an image then", state(stuck("c", 1)), nil},
 		{"another crash", func(pod *corev1.Pod) { pod.Status.ContainerStatuses[0].RestartCount++ }, nil},
 		{"a run after a crash", state(running("c", "containerd://3")), []string{"ci/runner-0/c"}},
 		{"left out", annotated(kube.Exclude, "true"), []string{"all"}},
@@ -120,7 +121,7 @@ func TestWatch(t *testing.T) {
 	marker() // its end was told of before
 	remove("runner-9")
 	w.tells(calls, "all")
-	create(with(runner("ci", "runner-0", "c"), state(waiting("c")), phase(corev1.PodPending)))
+	create(with(runner("ci", "runner-0", "c"), state(creating("c")), phase(corev1.PodPending)))
 	marker()
 	w.update(state(running("c", "containerd://5")), phase(corev1.PodRunning))
 	w.tells(calls, "ci/runner-0/c")

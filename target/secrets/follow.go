@@ -1,6 +1,7 @@
 package secrets
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/dockerconfig"
 	"github.com/regkeeper/regkeeper/internal/kube"
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -28,7 +30,8 @@ const (
 	// attach has a ServiceAccount name the Secret, detach has it not.
 	attach = "attach"
 	detach = "detach"
-	// remove deletes a Secret of ours.
+	// remove deletes a Secret of ours, or takes our part out of one that is not
+	// ours alone.
 	remove = "remove"
 	// label puts our labels back on a Secret of ours: by them alone it is
 	// removed one day.
@@ -58,23 +61,22 @@ func (t *Target) Behind(ctx context.Context, logins map[credential.Host]string, 
 		}
 	}
 	s := scope{places: places, chosen: chosen}
-	left, err := t.left(ctx, s)
+	lags, err := t.left(ctx, s)
 	if err != nil {
-		return nil, err
+		return lags, err
 	}
 	accounts, attached, err := t.detached(ctx, s)
+	lags = append(lags, accounts...)
 	if err != nil {
-		return nil, err
+		return lags, err
 	}
 	rolling, err := t.rolling(ctx, s, logins)
+	lags = append(lags, rolling...)
 	if err != nil {
-		return nil, err
+		return lags, err
 	}
 	stuck, err := t.stuck(ctx, s, logins, attached)
-	if err != nil {
-		return nil, err
-	}
-	return slices.Concat(left, accounts, rolling, stuck), nil
+	return append(lags, stuck...), err
 }
 
 // scope is what Behind looks at.
@@ -97,7 +99,7 @@ func find[T any](ctx context.Context, s scope, mirror *kube.Mirror[T]) ([]*kube.
 		}
 		all = append(all, found...)
 	}
-	slices.SortFunc(all, func(a, b *kube.Object[T]) int { return strings.Compare(a.Key().String(), b.Key().String()) })
+	slices.SortFunc(all, kube.Compare[T])
 	return all, nil
 }
 
@@ -120,11 +122,14 @@ func (t *Target) left(ctx context.Context, s scope) ([]credential.Lag, error) {
 			}
 			continue
 		}
+		if !t.removes(o) {
+			continue
+		}
 		namespace, err := t.namespace(ctx, o.Namespace)
 		if err != nil {
-			return nil, err
+			return lags, err
 		}
-		if namespace != nil && !namespace.Deleting && o.Labels[kube.Owner] == t.config.Instance {
+		if namespace != nil && !namespace.Deleting {
 			lags = append(lags, credential.Lag{
 				What: what, Remedy: remove, Holds: true, Reason: "its namespace is not chosen any more",
 			})
@@ -140,7 +145,7 @@ func (t *Target) detached(ctx context.Context, s scope) (lags []credential.Lag, 
 	for _, mirror := range t.accounts {
 		accounts, err := find(ctx, s, mirror)
 		if err != nil {
-			return nil, nil, err
+			return lags, attached, err
 		}
 		for _, a := range accounts {
 			attached[a.Key()] = slices.Contains(a.Value.pullSecrets, t.config.Name)
@@ -170,11 +175,13 @@ func (t *Target) account(a *kube.Object[account], chosen map[string]bool) []cred
 // registry that it does not tell of is new to it, and replaced nothing.
 func (t *Target) rolling(ctx context.Context, s scope, logins map[credential.Host]string) ([]credential.Lag, error) {
 	var lags []credential.Lag
+	var failed error
 	want, late := fingerprint(logins), false
 	for _, w := range t.workloads {
 		found, err := find(ctx, s, w.mirror)
 		if err != nil {
-			return nil, err
+			failed = err
+			break
 		}
 		for _, o := range found {
 			have, seen := o.Annotations[kube.Login]
@@ -198,22 +205,25 @@ func (t *Target) rolling(ctx context.Context, s scope, logins map[credential.Hos
 		}
 	}
 	if !late {
-		return lags, nil
+		return lags, failed
 	}
-	under, err := t.under(ctx, want)
-	if err != nil {
-		return nil, err
+	under := 0
+	if failed == nil {
+		under, failed = t.under(ctx, want)
 	}
 	for i := range lags {
 		if lags[i].Remedy != restart || lags[i].Waits != "" {
 			continue
 		}
-		if under >= t.config.RestartAtOnce {
+		switch {
+		case failed != nil:
+			lags[i].Waits = "how many others are rolling is not known"
+		case under >= t.config.RestartAtOnce:
 			lags[i].Waits = t.enough()
 		}
 		under++
 	}
-	return lags, nil
+	return lags, failed
 }
 
 func (t *Target) enough() string { return fmt.Sprintf("%d others are rolling", t.config.RestartAtOnce) }
@@ -320,7 +330,7 @@ func (t *Target) Follow(ctx context.Context, lag credential.Lag, logins map[cred
 	case attach, detach:
 		err = t.setAccount(ctx, key, lag.Remedy == attach)
 	case remove:
-		err = t.removeSecret(ctx, key)
+		err = t.removeSecret(ctx, key, logins)
 	case label:
 		return t.Deliver(ctx, credential.Place(namespace), nil)
 	case note:
@@ -417,15 +427,93 @@ func (t *Target) patchAccount(ctx context.Context, now *kube.Object[account], re
 		Patch(ctx, now.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: kube.Manager})
 }
 
-// removeSecret takes the Secret out of the ServiceAccounts that name it, and
-// deletes it, if it is ours still.
-func (t *Target) removeSecret(ctx context.Context, key types.NamespacedName) error {
-	now, err := t.secrets.Get(ctx, key)
-	if err != nil || now == nil || now.Labels[kube.Owner] != t.config.Instance {
+// removeSecret ends our part in a Secret: the entries of our registries go, and
+// our labels. One that we made and that holds nothing else then is taken out of
+// the ServiceAccounts and deleted.
+func (t *Target) removeSecret(ctx context.Context, key types.NamespacedName, logins map[credential.Host]string) error {
+	if len(logins) == 0 {
+		return problem.Wrap(credential.ErrNotYet, problem.Busy, "it is removed when a login is in force",
+			"Secret %s: which of its entries are regkeeper's is not known", key)
+	}
+	// What others added last must be seen before a ServiceAccount loses it.
+	now, err := t.secrets.Fresh(ctx, key)
+	for try := 1; err == nil; try++ {
+		if now == nil || !t.removes(now) {
+			return nil
+		}
+		if rest, stays := remainder(now, logins); stays {
+			err = t.leaveSecret(ctx, now, rest)
+		} else {
+			err = t.deleteSecret(ctx, now)
+		}
+		if !apierrors.IsConflict(err) || try == applyTries {
+			return err
+		}
+		now, err = t.secrets.Fresh(ctx, key)
+	}
+	return err
+}
+
+// remainder is the document of a Secret without the logins; nil if nobody can
+// read it. The Secret stays if it is not ours to delete, or holds anything else.
+func remainder(s *kube.Object[secret], logins map[credential.Host]string) (rest []byte, stays bool) {
+	stays = s.Value.more || notMade(s)
+	doc, err := dockerconfig.Parse(s.Value.config)
+	if err != nil {
+		return nil, stays
+	}
+	for host := range logins {
+		doc.Remove(host)
+	}
+	rest = doc.Bytes()
+	if len(bytes.TrimSpace(rest)) == 0 {
+		rest = []byte("{}")
+	}
+	var entries struct {
+		Auths map[string]json.RawMessage `json:"auths"`
+	}
+	var settings map[string]json.RawMessage
+	if json.Unmarshal(rest, &entries) != nil || json.Unmarshal(rest, &settings) != nil {
+		return rest, true
+	}
+	delete(settings, "auths")
+	return rest, stays || len(entries.Auths) > 0 || len(settings) > 0
+}
+
+// leaveSecret leaves a Secret to the others that it belongs to.
+func (t *Target) leaveSecret(ctx context.Context, now *kube.Object[secret], rest []byte) error {
+	change := map[string]any{"metadata": map[string]any{
+		"uid": now.UID, "resourceVersion": now.ResourceVersion,
+		"labels": map[string]any{kube.Owner: nil, kube.ManagedBy: nil},
+	}}
+	if rest != nil {
+		change["data"] = map[string][]byte{corev1.DockerConfigJsonKey: rest}
+	}
+	patch, err := json.Marshal(change)
+	if err != nil {
 		return err
 	}
+	changed, err := t.config.Cluster.Core.Secrets(now.Namespace).
+		Patch(ctx, now.Name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: kube.Manager})
+	if apierrors.IsNotFound(err) {
+		t.secrets.Deleted(now)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := t.secrets.Wrote(changed); err != nil {
+		return err
+	}
+	t.config.Cluster.Recorder.Event(reference(now), false, kube.Removed, "logins taken out: its namespace is not chosen any more")
+	return nil
+}
+
+// deleteSecret takes a Secret out of the ServiceAccounts that name it, and
+// deletes it.
+func (t *Target) deleteSecret(ctx context.Context, now *kube.Object[secret]) error {
 	for _, mirror := range t.accounts {
-		accounts, err := mirror.In(ctx, key.Namespace)
+		accounts, err := mirror.In(ctx, now.Namespace)
 		if err != nil {
 			return err
 		}
@@ -438,7 +526,7 @@ func (t *Target) removeSecret(ctx context.Context, key types.NamespacedName) err
 			}
 		}
 	}
-	err = t.config.Cluster.Core.Secrets(key.Namespace).Delete(ctx, key.Name, metav1.DeleteOptions{
+	err := t.config.Cluster.Core.Secrets(now.Namespace).Delete(ctx, now.Name, metav1.DeleteOptions{
 		Preconditions: &metav1.Preconditions{UID: &now.UID, ResourceVersion: &now.ResourceVersion},
 	})
 	if err == nil || apierrors.IsNotFound(err) {
@@ -463,7 +551,7 @@ func (t *Target) restart(ctx context.Context, kind string, key types.NamespacedN
 		return err
 	}
 	if under >= t.config.RestartAtOnce {
-		return problem.New(problem.Busy, "it is restarted when one of them has ended", "%s", t.enough())
+		return problem.Wrap(credential.ErrNotYet, problem.Busy, "it is restarted when one of them has ended", "%s", t.enough())
 	}
 	return t.rollWorkload(ctx, kind, key, want, true)
 }

@@ -209,15 +209,16 @@ func TestRemoves(t *testing.T) {
 		secret    *corev1.Secret
 		want      bool
 	}{
-		"ours":           {namespace("other"), owned(pullSecret("other", host, login("u", "p")), instance), true},
-		"another's":      {namespace("other"), owned(pullSecret("other", host, login("u", "p")), "another-one"), false},
-		"nobody's":       {namespace("other"), pullSecret("other", host, login("u", "p")), false},
-		"chosen":         {namespace("team-a"), owned(pullSecret("team-a", host, login("u", "p")), instance), false},
-		"namespace gone": {namespace("elsewhere"), owned(pullSecret("other", host, login("u", "p")), instance), false},
+		"ours":           {namespace("other"), applied(owned(pullSecret("other", host, login("u", "p")), instance)), true},
+		"a copy of ours": {namespace("other"), owned(pullSecret("other", host, login("u", "p")), instance), false},
+		"another's":      {namespace("other"), applied(owned(pullSecret("other", host, login("u", "p")), "another-one")), false},
+		"nobody's":       {namespace("other"), applied(pullSecret("other", host, login("u", "p"))), false},
+		"chosen":         {namespace("team-a"), applied(owned(pullSecret("team-a", host, login("u", "p")), instance)), false},
+		"namespace gone": {namespace("elsewhere"), applied(owned(pullSecret("other", host, login("u", "p")), instance)), false},
 		"namespace going": {namespace("other", func(n *corev1.Namespace) {
 			now := metav1.Now()
 			n.DeletionTimestamp, n.Finalizers = &now, []string{"x"}
-		}), owned(pullSecret("other", host, login("u", "p")), instance), false},
+		}), applied(owned(pullSecret("other", host, login("u", "p")), instance)), false},
 	} {
 		for mode, watched := range map[string]bool{"unwatched": false, "watched": true} {
 			t.Run(what+"/"+mode, func(t *testing.T) {
@@ -231,6 +232,10 @@ func TestRemoves(t *testing.T) {
 					t.Errorf("lags: %v", got)
 				}
 				w.follow(ids)
+				if c.secret.Namespace == c.namespace.Name && c.namespace.DeletionTimestamp == nil {
+					// Nor if it was planned when the Secret was another.
+					must(t, w.Follow(t.Context(), credential.Lag{What: "secret " + c.secret.Namespace + "/" + name, Remedy: "remove"}, ids))
+				}
 				if gone := w.secret(c.secret.Namespace) == nil; gone != c.want {
 					t.Errorf("gone: %v", gone)
 				}
@@ -252,13 +257,192 @@ func TestRemoves(t *testing.T) {
 	})
 	t.Run("another's meanwhile", func(t *testing.T) {
 		t.Parallel()
-		w := newWorld(t, accounts("default"), namespace("other"), owned(pullSecret("other", host, login("u", "p")), instance), account("other", "default", name))
+		w := newWorld(t, accounts("default"), namespace("other"), applied(owned(pullSecret("other", host, login("u", "p")), instance)), account("other", "default", name))
 		_, lags := w.behind(ids)
 		w.change("other", func(s *corev1.Secret) { s.Labels[kube.Owner] = "another-one" })
 		if err := w.Follow(t.Context(), lags[0], ids); err == nil && w.secret("other") == nil {
 			t.Error("another's Secret is gone")
 		}
 	})
+}
+
+// TestRemovalLeavesWhatIsNotOurs: of a Secret that others made, or that holds more
+// than our logins, only our part goes.
+func TestRemovalLeavesWhatIsNotOurs(t *testing.T) {
+	t.Parallel()
+	const second = "second.example"
+	both := map[credential.Host]string{host: "id-1", second: "id-2"}
+	theirs := func(change func(*corev1.Secret)) *corev1.Secret {
+		s := pullSecret("team-a", "theirs.example", login("someone", "else"))
+		change(s)
+		return s
+	}
+	edit := func(text string) func(*corev1.Secret) {
+		return func(s *corev1.Secret) { s.Data[corev1.DockerConfigJsonKey] = []byte(text) }
+	}
+	empty := func(s *corev1.Secret) { s.Data[corev1.DockerConfigJsonKey] = []byte(`{"auths":{}}`) }
+	const ours = `"registry.example":{"auth":"dTpw"},"second.example":{"auth":"dTpw"}`
+	for what, c := range map[string]struct {
+		secret *corev1.Secret // before we come; nil for none
+		adopt  bool
+		edit   func(*corev1.Secret) // after we came; nil for none
+		stays  bool
+		keeps  string
+	}{
+		"ours alone":         {nil, false, nil, false, ""},
+		"ours, unreadable":   {nil, false, edit(`{"auths":[]}`), false, ""},
+		"adopted":            {theirs(func(s *corev1.Secret) { s.Annotations[kube.Adopt] = "true" }), false, nil, true, "theirs.example"},
+		"adopted, empty":     {theirs(func(s *corev1.Secret) { s.Annotations[kube.Adopt] = "true"; empty(s) }), false, nil, true, "{"},
+		"adopted by config":  {theirs(empty), true, nil, true, "{"},
+		"of another":         {applied(owned(theirs(func(s *corev1.Secret) { s.Annotations[kube.Adopt] = "true"; empty(s) }), "another-one")), false, func(s *corev1.Secret) { delete(s.Annotations, kube.Adopt) }, true, "{"},
+		"a copy of ours":     {owned(theirs(empty), instance), false, nil, true, "{"},
+		"adopted, then wild": {theirs(empty), true, edit(`{"auths":[]}`), true, `{"auths":[]}`},
+		"another entry":      {nil, false, edit(`{"auths":{` + ours + `,"theirs.example":{"auth":"eDp5"}}}`), true, `"theirs.example":{"auth":"eDp5"}`},
+		"an empty entry":     {nil, false, edit(`{"auths":{` + ours + `,"theirs.example":{}}}`), true, `"theirs.example":{}`},
+		"auths twice":        {nil, false, edit(`{"auths":{"theirs.example":{"auth":"eDp5"}},"auths":{` + ours + `}}`), true, `"theirs.example":{"auth":"eDp5"}`},
+		"a setting":          {nil, false, edit(`{"auths":{` + ours + `},"credHelpers":{"x.example":"y"}}`), true, `"credHelpers":{"x.example":"y"}`},
+		"other data":         {nil, false, func(s *corev1.Secret) { s.Data["theirs"] = []byte("x") }, true, "{"},
+	} {
+		for mode, watched := range map[string]bool{"unwatched": false, "watched": true} {
+			t.Run(what+"/"+mode, func(t *testing.T) {
+				t.Parallel()
+				objects := []runtime.Object{namespace("team-a"), account("team-a", "default")}
+				if c.secret != nil {
+					objects = append(objects, c.secret)
+				}
+				w := newWorld(t, func(config *secrets.Config) { config.Adopt, config.ServiceAccounts = c.adopt, []string{"default"} }, objects...)
+				if watched {
+					w.watch()
+				}
+				seen := func(what string, check func() bool) {
+					t.Helper()
+					eventually(t, what, func() bool {
+						_, err := w.Places(t.Context())
+						return err == nil && check()
+					})
+				}
+				// The second round is of one that was given back, and is ours again.
+				for round := range 2 {
+					for _, secret := range []string{"old", "new"} {
+						w.deliver("team-a", logins{host: login("u", secret), second: login("u", secret)})
+					}
+					w.follow(both)
+					uid := w.secret("team-a").UID
+					if c.edit != nil {
+						w.change("team-a", c.edit)
+					}
+					w.api.tracker.optOut(t, "team-a")
+					seen("the namespace is left out", func() bool { got, _ := w.behind(both); return len(got) > 0 })
+					got, lags := w.behind(both)
+					if diff := cmp.Diff([]string{"remove secret team-a/" + name}, got); diff != "" {
+						t.Fatalf("round %d: lags (-want +got):\n%s", round, diff)
+					}
+					must(t, w.Follow(t.Context(), lags[0], both))
+					if got, _ := w.behind(both); got != nil {
+						t.Errorf("round %d: left behind: %v", round, got)
+					}
+					after := w.secret("team-a")
+					if (after != nil) != c.stays {
+						t.Fatalf("round %d: the Secret is %v", round, after)
+					}
+					attached := w.pullSecretsOf("team-a", "default") != nil
+					if attached != c.stays {
+						t.Errorf("round %d: the ServiceAccount names it: %v", round, attached)
+					}
+					if after == nil {
+						return
+					}
+					text := string(after.Data[corev1.DockerConfigJsonKey])
+					if after.UID != uid || !strings.Contains(text, c.keeps) || strings.Contains(text, string(host)) || strings.Contains(text, second) {
+						t.Errorf("round %d: %s", round, text)
+					}
+					for _, label := range []string{kube.Owner, kube.ManagedBy} {
+						if value, ok := after.Labels[label]; ok {
+							t.Errorf("round %d: label %s is %s", round, label, value)
+						}
+					}
+					must(t, w.api.tracker.Update(corev1.SchemeGroupVersion.WithResource("namespaces"), namespace("team-a"), ""))
+					seen("the namespace is chosen", func() bool { places, _ := w.Places(t.Context()); return len(places) == 1 })
+				}
+			})
+		}
+	}
+}
+
+// TestRemovalSeesWhatComesBetween our look and our write.
+func TestRemovalSeesWhatComesBetween(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil, namespace("team-a"))
+	w.deliver("team-a", logins{host: login("u", "p")})
+	w.api.tracker.optOut(t, "team-a")
+	_, lags := w.behind(ids)
+	_, err := w.Places(t.Context())
+	must(t, err)
+	w.change("team-a", func(s *corev1.Secret) {
+		s.Data[corev1.DockerConfigJsonKey] = []byte(`{"auths":{"registry.example":{"auth":"dTpw"},"theirs.example":{"auth":"eDp5"}}}`)
+	})
+	must(t, w.Follow(t.Context(), lags[0], ids))
+	s := w.secret("team-a")
+	if s == nil {
+		t.Fatal("what another had added is gone")
+	}
+	if text := string(s.Data[corev1.DockerConfigJsonKey]); text != `{"auths":{"theirs.example":{"auth":"eDp5"}}}` {
+		t.Errorf("it holds %s", text)
+	}
+}
+
+// TestRemovalWaitsForLogins: without any, nothing tells our entries from others.
+func TestRemovalWaitsForLogins(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil, namespace("team-a"))
+	w.deliver("team-a", logins{host: login("u", "p")})
+	w.api.tracker.optOut(t, "team-a")
+	_, lags := w.behind(nil)
+	before := w.secret("team-a")
+	if err := w.Follow(t.Context(), lags[0], nil); !errors.Is(err, credential.ErrNotYet) {
+		t.Errorf("the error is %v", err)
+	}
+	if diff := cmp.Diff(before, w.secret("team-a")); diff != "" {
+		t.Errorf("it was changed (-before +after):\n%s", diff)
+	}
+}
+
+// TestBehindTellsWhatItFound before a list failed.
+func TestBehindTellsWhatItFound(t *testing.T) {
+	t.Parallel()
+	for resource, want := range map[string][]string{
+		"serviceaccounts": {"remove secret other/" + name},
+		"statefulsets":    {"remove secret other/" + name, "attach serviceaccount team-a/default", "restart deployment team-a/app …"},
+		"pods":            {"remove secret other/" + name, "attach serviceaccount team-a/default", "restart deployment team-a/app"},
+	} {
+		t.Run(resource, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, func(c *secrets.Config) {
+				c.Evict, c.ServiceAccounts = true, []string{"default"}
+				restarting(1, "deployment/*", "statefulset/*")(c)
+			}, namespace("team-a"), namespace("other"), account("team-a", "default"), deployment("team-a", "app"),
+				applied(owned(pullSecret("other", host, login("u", "p")), instance)))
+			must(t, w.Follow(t.Context(), credential.Lag{What: "deployment team-a/app", Remedy: "note"}, ids))
+			w.api.PrependReactor("list", resource, func(clienttesting.Action) (bool, runtime.Object, error) {
+				return true, nil, apierrors.NewForbidden(corev1.Resource(resource), "", errors.New("no"))
+			})
+			lags, err := w.Behind(t.Context(), next)
+			if problem.KindOf(err) != problem.Denied || !strings.Contains(err.Error(), resource) {
+				t.Errorf("the error is %v", err)
+			}
+			var got []string
+			for _, lag := range lags {
+				text := lag.Remedy + " " + lag.What
+				if lag.Waits != "" {
+					text += " …"
+				}
+				got = append(got, text)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("lags (-want +got):\n%s", diff)
+			}
+		})
+	}
 }
 
 // TestLabelsAreHealed: by them alone is a Secret removed one day.
@@ -396,7 +580,7 @@ func TestRestartsAreBounded(t *testing.T) {
 				var following sync.WaitGroup
 				for _, lag := range lags {
 					following.Go(func() {
-						if err := w.Follow(t.Context(), lag, next); err != nil && problem.KindOf(err) != problem.Busy {
+						if err := w.Follow(t.Context(), lag, next); err != nil && (!errors.Is(err, credential.ErrNotYet) || problem.HintOf(err) == "") {
 							t.Error(err)
 						}
 					})
@@ -695,7 +879,7 @@ func TestBehindOfPlaces(t *testing.T) {
 		pod := stuckPod("p", "ready", string(host)+"/app")
 		pod.Namespace = ns
 		objects = append(objects, namespace(ns), account(ns, "default"), account(ns, "ready", name), pod, deployment(ns, "app"),
-			owned(pullSecret(ns, host, login("u", "p")), instance))
+			applied(owned(pullSecret(ns, host, login("u", "p")), instance)))
 	}
 	for mode, watched := range map[string]bool{"unwatched": false, "watched": true} {
 		t.Run(mode, func(t *testing.T) {

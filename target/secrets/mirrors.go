@@ -46,7 +46,7 @@ func secretsAPI(core typedcore.CoreV1Interface) kube.API {
 
 func thinSecret(object runtime.Object) (secret, error) {
 	full := object.(*corev1.Secret) //nolint:forcetypeassert // the API lists nothing else
-	s := secret{kind: full.Type}
+	s := secret{kind: full.Type, more: len(full.Data) > 1}
 	if full.Type == corev1.SecretTypeDockerConfigJson {
 		s.config = full.Data[corev1.DockerConfigJsonKey]
 	}

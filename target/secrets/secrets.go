@@ -111,6 +111,9 @@ type Target struct {
 	// restarting is held while a workload is restarted: their bound is kept by
 	// counting.
 	restarting sync.Mutex
+	// patience is how long Watch waits for its mirrors; zero means
+	// watchPatience.
+	patience time.Duration
 }
 
 var (
@@ -126,6 +129,8 @@ type secret struct {
 	config []byte
 	// applied says that regkeeper has applied fields of it.
 	applied bool
+	// more says that it has data besides the document.
+	more bool
 }
 
 // New makes the target. It sends no request.
@@ -239,10 +244,21 @@ func (t *Target) key(place credential.Place) types.NamespacedName {
 	return types.NamespacedName{Namespace: string(place), Name: t.config.Name}
 }
 
-// ours says whether regkeeper may change a Secret, and delete it.
+// ours says whether regkeeper may change a Secret.
 func (t *Target) ours(s *kube.Object[secret]) bool {
 	owner, labelled := s.Labels[kube.Owner]
 	return owner == t.config.Instance || !labelled && s.Value.applied
+}
+
+// removes says whether a Secret of a namespace that is not chosen is ours to
+// remove. A copy that somebody made has our labels too, but was not applied.
+func (t *Target) removes(s *kube.Object[secret]) bool {
+	return s.Labels[kube.Owner] == t.config.Instance && s.Value.applied
+}
+
+// notMade says whether a Secret that we keep was made by others.
+func notMade(s *kube.Object[secret]) bool {
+	return s.Annotations[kube.NotMade] == "true" || s.Annotations[kube.Adopt] == "true"
 }
 
 // labelled says whether a Secret has the labels of one of ours.
@@ -250,9 +266,12 @@ func (t *Target) labelled(s *kube.Object[secret]) bool {
 	return s.Labels[kube.Owner] == t.config.Instance && s.Labels[kube.ManagedBy] == kube.Manager
 }
 
-// given says whether a Secret that is not ours is to become ours.
+// given says whether a Secret that is not ours is to become ours. One of another
+// regkeeper is not, unless it says so itself: the two would take it from each
+// other for ever.
 func (t *Target) given(s *kube.Object[secret]) bool {
-	return (t.config.Adopt || s.Annotations[kube.Adopt] == "true") && s.Value.kind == corev1.SecretTypeDockerConfigJson
+	_, others := s.Labels[kube.Owner]
+	return (t.config.Adopt && !others || s.Annotations[kube.Adopt] == "true") && s.Value.kind == corev1.SecretTypeDockerConfigJson
 }
 
 // Held reads the namespace's Secret, whoever made it.
@@ -365,6 +384,9 @@ func (t *Target) apply(ctx context.Context, key types.NamespacedName, before *ku
 		// One that was made anew by someone else meanwhile is not ours, and what
 		// others added to it meanwhile is kept.
 		patch = patch.WithUID(before.UID).WithResourceVersion(before.ResourceVersion)
+		if notMade(before) || !t.ours(before) || !before.Value.applied {
+			patch = patch.WithAnnotations(map[string]string{kube.NotMade: "true"})
+		}
 	}
 	applied, err := t.config.Cluster.Core.Secrets(key.Namespace).Apply(ctx, patch,
 		metav1.ApplyOptions{FieldManager: kube.Manager, Force: before != nil})

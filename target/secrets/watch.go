@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,6 +16,10 @@ import (
 // Watch tells of namespaces that came or left the choice, of Secrets that
 // others changed, and of what has not followed.
 func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) error {
+	patience := t.patience
+	if patience == 0 {
+		patience = watchPatience
+	}
 	w := &watching{target: t, changed: changed}
 	// Nothing is in step before all have begun.
 	w.begun.Add(1)
@@ -35,8 +40,19 @@ func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) e
 		run(ctx, group, w, t.pods, w.pod)
 	}
 	w.known()
+	// A mirror that may not be had, for want of a right, is not waited for: what
+	// is asked of it is asked of the cluster then.
+	late := time.AfterFunc(patience, func() {
+		if !w.inStep.Load() {
+			w.begin()
+		}
+	})
+	defer late.Stop()
 	return group.Wait()
 }
+
+// watchPatience is how long the mirrors are waited for.
+const watchPatience = 30 * time.Second
 
 // watching tells of what matters. Until all mirrors are in step it keeps still: a
 // look at everything follows then.
@@ -47,7 +63,7 @@ type watching struct {
 	inStep  atomic.Bool
 }
 
-func run[T any](ctx context.Context, group *errgroup.Group, w *watching, mirror *kube.Mirror[T], tell func(before, after *kube.Object[T])) {
+func run[T any](ctx context.Context, group *errgroup.Group, w *watching, mirror *kube.Mirror[T], tell func(ctx context.Context, before, after *kube.Object[T])) {
 	w.begun.Add(1)
 	group.Go(func() error {
 		return mirror.Run(ctx, func(before, after *kube.Object[T]) {
@@ -55,7 +71,7 @@ func run[T any](ctx context.Context, group *errgroup.Group, w *watching, mirror 
 			case before == nil && after == nil:
 				w.known()
 			case w.inStep.Load():
-				tell(before, after)
+				tell(ctx, before, after)
 			}
 		})
 	})
@@ -64,12 +80,17 @@ func run[T any](ctx context.Context, group *errgroup.Group, w *watching, mirror 
 // known notes that one more is in step.
 func (w *watching) known() {
 	if w.begun.Add(-1) == 0 {
-		w.inStep.Store(true)
-		w.changed()
+		w.begin()
 	}
 }
 
-func (w *watching) namespace(before, after *kube.Object[struct{}]) {
+// begin tells of what changes from here on, and of what has.
+func (w *watching) begin() {
+	w.inStep.Store(true)
+	w.changed()
+}
+
+func (w *watching) namespace(_ context.Context, before, after *kube.Object[struct{}]) {
 	was, is := w.target.chooses(before), w.target.chooses(after)
 	switch {
 	case is && !was:
@@ -79,7 +100,7 @@ func (w *watching) namespace(before, after *kube.Object[struct{}]) {
 	}
 }
 
-func (w *watching) secret(before, after *kube.Object[secret]) {
+func (w *watching) secret(ctx context.Context, before, after *kube.Object[secret]) {
 	if before != nil && after != nil && bytes.Equal(before.Value.config, after.Value.config) &&
 		before.Labels[kube.Owner] == after.Labels[kube.Owner] && before.Labels[kube.ManagedBy] == after.Labels[kube.ManagedBy] &&
 		w.target.given(before) == w.target.given(after) {
@@ -88,25 +109,25 @@ func (w *watching) secret(before, after *kube.Object[secret]) {
 	if after == nil {
 		after = before
 	}
-	w.tell(after.Namespace)
+	w.tell(ctx, after.Namespace)
 }
 
-// tell tells of a namespace, if it is chosen.
-func (w *watching) tell(namespace string) {
-	// The mirrors are in step: this takes no request, and cannot fail.
-	if chosen, err := w.target.isChosen(context.Background(), namespace); err == nil && chosen {
+// tell tells of a namespace, unless it is known not to be chosen. Where the
+// namespaces are not mirrored the cluster is asked.
+func (w *watching) tell(ctx context.Context, namespace string) {
+	if chosen, err := w.target.isChosen(ctx, namespace); err != nil || chosen {
 		w.changed(credential.Place(namespace))
 	}
 }
 
-func (w *watching) account(before, after *kube.Object[account]) {
+func (w *watching) account(ctx context.Context, before, after *kube.Object[account]) {
 	if after == nil || before != nil && before.Excluded() == after.Excluded() && slices.Equal(before.Value.pullSecrets, after.Value.pullSecrets) {
 		return
 	}
-	w.tell(after.Namespace)
+	w.tell(ctx, after.Namespace)
 }
 
-func (w *watching) workload(before, after *kube.Object[workload]) {
+func (w *watching) workload(ctx context.Context, before, after *kube.Object[workload]) {
 	switch {
 	case after == nil:
 	case before != nil && before.Value.rolling && !after.Value.rolling:
@@ -114,13 +135,13 @@ func (w *watching) workload(before, after *kube.Object[workload]) {
 		w.changed()
 	case before == nil, before.Annotations[kube.Login] != after.Annotations[kube.Login],
 		before.Excluded() != after.Excluded(), before.Value.paused != after.Value.paused:
-		w.tell(after.Namespace)
+		w.tell(ctx, after.Namespace)
 	}
 }
 
-func (w *watching) pod(before, after *kube.Object[pod]) {
+func (w *watching) pod(ctx context.Context, before, after *kube.Object[pod]) {
 	if after != nil && len(after.Value.images) > 0 &&
 		(before == nil || before.Excluded() != after.Excluded() || !slices.Equal(before.Value.images, after.Value.images)) {
-		w.tell(after.Namespace)
+		w.tell(ctx, after.Namespace)
 	}
 }

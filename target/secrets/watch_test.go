@@ -1,12 +1,17 @@
 package secrets_test
 
 import (
+	"context"
+	"errors"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/regkeeper/regkeeper/internal/kube"
 	"github.com/regkeeper/regkeeper/target/secrets"
@@ -157,4 +162,19 @@ func TestWatchTells(t *testing.T) {
 			w.told(calls, "team-last")
 		})
 	}
+}
+
+// TestWatchTellsInDoubt whether a namespace is chosen: it may not be had by
+// watching, nor by asking.
+func TestWatchTellsInDoubt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil, namespace("team-a"))
+	w.api.PrependReactor("list", "namespaces", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(corev1.Resource("namespaces"), "", errors.New("no"))
+	})
+	w.SetPatience(10 * time.Millisecond)
+	calls := w.watch()
+	_, err := w.api.CoreV1().Secrets("team-a").Create(context.Background(), pullSecret("team-a", host, login("u", "p")), metav1.CreateOptions{})
+	must(t, err)
+	w.told(calls, "team-a")
 }

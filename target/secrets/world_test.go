@@ -351,6 +351,15 @@ func owned(s *corev1.Secret, by string) *corev1.Secret {
 	return s
 }
 
+// applied is a Secret that regkeeper applied once.
+func applied(s *corev1.Secret) *corev1.Secret {
+	s.ManagedFields = []metav1.ManagedFieldsEntry{{
+		Manager: kube.Manager, Operation: metav1.ManagedFieldsOperationApply, APIVersion: "v1",
+		FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(`{"f:type":{}}`),
+	}}
+	return s
+}
+
 // secret reads a Secret; nil if there is none.
 func (w *world) secret(namespace string) *corev1.Secret {
 	w.t.Helper()

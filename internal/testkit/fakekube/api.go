@@ -1,9 +1,14 @@
 package fakekube
 
 import (
+	"errors"
+	"strconv"
 	"sync"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/fake"
@@ -38,6 +43,46 @@ func NewAPI(t testing.TB, objects ...runtime.Object) *API {
 		return true, w, err
 	})
 	return api
+}
+
+// Conflicts has the resource's objects get versions when they are written from
+// now on, and updates refused as an apiserver refuses them: where the object
+// has changed since the writer read it. The clientset alone takes any.
+func (a *API) Conflicts(resource string) {
+	version := 0
+	stamp := func(object runtime.Object) metav1.Object {
+		stamped, err := meta.Accessor(object)
+		if err != nil {
+			panic(err) // the clientset has no such objects
+		}
+		version++
+		stamped.SetResourceVersion(strconv.Itoa(version))
+		return stamped
+	}
+	a.PrependReactor("create", resource, func(action clienttesting.Action) (bool, runtime.Object, error) {
+		create := action.(clienttesting.CreateAction)
+		object := create.GetObject().DeepCopyObject()
+		stamp(object)
+		return true, object, a.Tracker().Create(create.GetResource(), object, create.GetNamespace())
+	})
+	a.PrependReactor("update", resource, func(action clienttesting.Action) (bool, runtime.Object, error) {
+		update := action.(clienttesting.UpdateAction)
+		what, namespace, object := update.GetResource(), update.GetNamespace(), update.GetObject().DeepCopyObject()
+		wanted, err := meta.Accessor(object)
+		if err != nil {
+			return true, nil, err
+		}
+		read := wanted.GetResourceVersion()
+		live, err := a.Tracker().Get(what, namespace, wanted.GetName())
+		if err != nil {
+			return true, nil, err
+		}
+		if is, err := meta.Accessor(live); err != nil || read != "" && read != is.GetResourceVersion() {
+			return true, nil, apierrors.NewConflict(what.GroupResource(), wanted.GetName(), errors.New("the object has been modified"))
+		}
+		stamp(object)
+		return true, object, a.Tracker().Update(what, object, namespace)
+	})
 }
 
 // Watched waits until watches of the resource have begun, n in all: what comes

@@ -214,7 +214,10 @@ func (e *Executor) start(ctx context.Context, c Container, command kube.Command,
 	if err != nil && !errors.As(err, &exit) {
 		return kube.Output{}, err
 	}
-	return kube.Output{Stdout: cut(stdout, faults.CutStdout), Stderr: stderr.Bytes(), Code: program.ProcessState.ExitCode()}, nil
+	return kube.Output{
+		Stdout: cut(stdout[:min(len(stdout), kube.MaxStdout)], faults.CutStdout), More: len(stdout) > kube.MaxStdout,
+		Stderr: stderr.Bytes()[:min(stderr.Len(), kube.MaxStderr)], Code: program.ProcessState.ExitCode(),
+	}, nil
 }
 
 func feed(stdin io.WriteCloser, ended <-chan struct{}, command kube.Command, faults Faults) {

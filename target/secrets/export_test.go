@@ -1,0 +1,6 @@
+package secrets
+
+import "time"
+
+// SetPatience is for tests.
+func (t *Target) SetPatience(patience time.Duration) { t.patience = patience }
