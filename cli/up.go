@@ -195,7 +195,7 @@ func frugal() {
 }
 
 // frugalGC is by how many percent the heap grows between collections.
-const frugalGC = 40
+const frugalGC = 25
 
 // upEvent is what up prints in JSON, one object a line: "proved" for each thing
 // it showed, then "up".
