@@ -281,3 +281,25 @@ func TestRunnerPods(t *testing.T) {
 	t.Log(daemon.Log())
 	daemon.Stop()
 }
+
+// The same inside the cluster, as the printed manifests run it: nothing is
+// patched, and nothing of the runners is changed.
+func TestRunnerPodsInCluster(t *testing.T) {
+	t.Parallel()
+	r := newRunnerPods(t, 1)
+	r.refuses()
+	r.putPassword()
+	own := r.Namespace(t)
+	image := "regkeeper.test/regkeeper:runners"
+	r.Load(t, image, ownImage(t))
+	since := time.Now()
+	_, printed := install(t, r.Cluster, own, r.config("state: {secret: {}}\n"), "--image="+image)
+	t.Cleanup(func() {
+		r.Client().RbacV1().Roles(r.namespace).Delete(context.Background(), "regkeeper-"+own, metav1.DeleteOptions{})
+	})
+	if strings.Contains(printed, r.gitea.password) {
+		t.Error("the manifests hold the password")
+	}
+	r.pulls("manifests applied", r.pod(0), since, 2*time.Minute)
+	r.incidents()
+}
