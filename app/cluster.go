@@ -10,7 +10,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/controller"
@@ -213,15 +212,7 @@ func (r *secretReader) watch(key secretref.ClusterKey) error {
 	if r.mirrors[where] != nil {
 		return nil
 	}
-	api := kube.API{
-		Kind: "secrets", Example: &corev1.Secret{}, Client: cluster.Core,
-		List: func(ctx context.Context, namespace string, options metav1.ListOptions) (runtime.Object, error) {
-			return cluster.Core.Secrets(namespace).List(ctx, options)
-		},
-		Watch: func(ctx context.Context, namespace string, options metav1.ListOptions) (watch.Interface, error) {
-			return cluster.Core.Secrets(namespace).Watch(ctx, options)
-		},
-	}
+	api := kube.APIOf("secrets", &corev1.Secret{}, cluster.Core, cluster.Core.Secrets)
 	selection := kube.Selection{Namespaces: []string{key.Namespace}, Name: key.Name}
 	r.mirrors[where] = kube.NewMirror(api, selection, func(object runtime.Object) (map[string][]byte, error) {
 		return object.(*corev1.Secret).Data, nil //nolint:forcetypeassert // the API lists nothing else

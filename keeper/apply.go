@@ -313,12 +313,7 @@ func (k *Keeper) applyPlaces(ctx context.Context, obs Observation, steps map[str
 	if len(steps) == 0 {
 		return nil
 	}
-	refused := map[credential.Host]string{}
-	for _, view := range obs.Registries {
-		if view.Journal.Current != nil && errors.Is(view.Check, credential.ErrRefused) {
-			refused[view.Host] = view.Journal.Current.ID
-		}
-	}
+	refused := obs.refused()
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(k.config.Parallel)
 	served := false

@@ -186,6 +186,17 @@ func (o Observation) places() map[string]PlaceView {
 	return places
 }
 
+// refused are the ids of the logins in force that their registries refuse.
+func (o Observation) refused() map[credential.Host]string {
+	refused := map[credential.Host]string{}
+	for _, view := range o.Registries {
+		if view.Journal.Current != nil && errors.Is(view.Check, credential.ErrRefused) {
+			refused[view.Host] = view.Journal.Current.ID
+		}
+	}
+	return refused
+}
+
 // clockSlack is by how much a journaled time may lie in the future before the
 // clock counts as having jumped.
 const clockSlack = time.Hour

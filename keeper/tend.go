@@ -51,13 +51,8 @@ func (k *Keeper) Tend(ctx context.Context, target string, places ...credential.P
 func (k *Keeper) tend(ctx context.Context, name string, place credential.Place, ledger *ledger) {
 	target := k.target(name)
 	obs := Observation{Now: k.config.Now()}
-	refused := map[credential.Host]string{}
 	for _, registry := range k.config.Registries {
-		view := k.look(ctx, registry, false)
-		if view.Journal.Current != nil && errors.Is(view.Check, credential.ErrRefused) {
-			refused[view.Host] = view.Journal.Current.ID
-		}
-		obs.Registries = append(obs.Registries, view)
+		obs.Registries = append(obs.Registries, k.look(ctx, registry, false))
 	}
 	view := PlaceView{Target: name, Place: place, Hosts: k.hosts(target)}
 	k.read(ctx, target, &view)
@@ -84,7 +79,7 @@ func (k *Keeper) tend(ctx context.Context, name string, place credential.Place, 
 			}
 			return
 		}
-		k.servePlace(ctx, &obs.Places[0], todo, refused, ledger)
+		k.servePlace(ctx, &obs.Places[0], todo, obs.refused(), ledger)
 	} else if view.Err == nil {
 		k.settlePlace(name, place, nil)
 	}

@@ -91,6 +91,26 @@ type API struct {
 	Example runtime.Object
 }
 
+// Lister is a generated client of one kind of object.
+type Lister[L runtime.Object] interface {
+	List(ctx context.Context, options metav1.ListOptions) (L, error)
+	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
+}
+
+// APIOf is the API of a kind by its generated client: the one of the group, and
+// that of a namespace.
+func APIOf[C Lister[L], L runtime.Object](kind string, example runtime.Object, client any, in func(namespace string) C) API {
+	return API{
+		Kind: kind, Example: example, Client: client,
+		List: func(ctx context.Context, namespace string, options metav1.ListOptions) (runtime.Object, error) {
+			return in(namespace).List(ctx, options)
+		},
+		Watch: func(ctx context.Context, namespace string, options metav1.ListOptions) (watch.Interface, error) {
+			return in(namespace).Watch(ctx, options)
+		},
+	}
+}
+
 // Mirror is a copy of a part of a cluster: of the objects selected, what the
 // thin function keeps. While Run watches, reading costs no request. Without,
 // List asks the cluster, and Get answers from what List found last.

@@ -19,9 +19,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/dockerconfig"
@@ -77,16 +75,8 @@ func New(config Config) *Target {
 	}
 	t := &Target{config: config, memos: map[credential.Place]content{}}
 	core := config.Cluster.Core
-	t.mirror = kube.NewMirror(kube.API{
-		Kind: "pods",
-		List: func(ctx context.Context, namespace string, options metav1.ListOptions) (runtime.Object, error) {
-			return core.Pods(namespace).List(ctx, options)
-		},
-		Watch: func(ctx context.Context, namespace string, options metav1.ListOptions) (watch.Interface, error) {
-			return core.Pods(namespace).Watch(ctx, options)
-		},
-		Client: core, Example: &corev1.Pod{},
-	}, kube.Selection{Namespaces: config.Namespaces, Labels: config.Selector}, t.thin)
+	t.mirror = kube.NewMirror(kube.APIOf("pods", &corev1.Pod{}, core, core.Pods),
+		kube.Selection{Namespaces: config.Namespaces, Labels: config.Selector}, t.thin)
 	return t
 }
 

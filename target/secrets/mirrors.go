@@ -1,7 +1,6 @@
 package secrets
 
 import (
-	"context"
 	"slices"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -9,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/watch"
 	typedapps "k8s.io/client-go/kubernetes/typed/apps/v1"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 
@@ -17,31 +15,13 @@ import (
 	"github.com/regkeeper/regkeeper/internal/kube"
 )
 
-// lister is a generated client of one kind of object.
-type lister[L runtime.Object] interface {
-	List(ctx context.Context, options metav1.ListOptions) (L, error)
-	Watch(ctx context.Context, options metav1.ListOptions) (watch.Interface, error)
-}
-
-func api[C lister[L], L runtime.Object](kind string, example runtime.Object, client any, in func(namespace string) C) kube.API {
-	return kube.API{
-		Kind: kind, Example: example, Client: client,
-		List: func(ctx context.Context, namespace string, options metav1.ListOptions) (runtime.Object, error) {
-			return in(namespace).List(ctx, options)
-		},
-		Watch: func(ctx context.Context, namespace string, options metav1.ListOptions) (watch.Interface, error) {
-			return in(namespace).Watch(ctx, options)
-		},
-	}
-}
-
 func namespaceMirror(core typedcore.CoreV1Interface, selection kube.Selection) *kube.Mirror[struct{}] {
-	namespaces := api("namespaces", &corev1.Namespace{}, core, func(string) typedcore.NamespaceInterface { return core.Namespaces() })
+	namespaces := kube.APIOf("namespaces", &corev1.Namespace{}, core, func(string) typedcore.NamespaceInterface { return core.Namespaces() })
 	return kube.NewMirror(namespaces, selection, func(runtime.Object) (struct{}, error) { return struct{}{}, nil })
 }
 
 func secretsAPI(core typedcore.CoreV1Interface) kube.API {
-	return api("secrets", &corev1.Secret{}, core, core.Secrets)
+	return kube.APIOf("secrets", &corev1.Secret{}, core, core.Secrets)
 }
 
 func thinSecret(object runtime.Object) (secret, error) {
@@ -60,7 +40,7 @@ func thinSecret(object runtime.Object) (secret, error) {
 type account struct{ pullSecrets []string }
 
 func accountsAPI(core typedcore.CoreV1Interface) kube.API {
-	return api("serviceaccounts", &corev1.ServiceAccount{}, core, core.ServiceAccounts)
+	return kube.APIOf("serviceaccounts", &corev1.ServiceAccount{}, core, core.ServiceAccounts)
 }
 
 func thinAccount(object runtime.Object) (account, error) {
@@ -87,7 +67,7 @@ type pod struct {
 }
 
 func podsAPI(core typedcore.CoreV1Interface) kube.API {
-	return api("pods", &corev1.Pod{}, core, core.Pods)
+	return kube.APIOf("pods", &corev1.Pod{}, core, core.Pods)
 }
 
 // thinPod keeps of a pod why it waits for an image. The kubelet's reasons are
@@ -144,11 +124,11 @@ func newWorkloads(apps typedapps.AppsV1Interface, w Workload, where []string) wo
 	}
 	switch w.Kind {
 	case "statefulset":
-		return workloads{w.Kind, kube.NewMirror(api("statefulsets", &appsv1.StatefulSet{}, apps, apps.StatefulSets), selection, thinWorkload)}
+		return workloads{w.Kind, kube.NewMirror(kube.APIOf("statefulsets", &appsv1.StatefulSet{}, apps, apps.StatefulSets), selection, thinWorkload)}
 	case "daemonset":
-		return workloads{w.Kind, kube.NewMirror(api("daemonsets", &appsv1.DaemonSet{}, apps, apps.DaemonSets), selection, thinWorkload)}
+		return workloads{w.Kind, kube.NewMirror(kube.APIOf("daemonsets", &appsv1.DaemonSet{}, apps, apps.DaemonSets), selection, thinWorkload)}
 	}
-	return workloads{w.Kind, kube.NewMirror(api("deployments", &appsv1.Deployment{}, apps, apps.Deployments), selection, thinWorkload)}
+	return workloads{w.Kind, kube.NewMirror(kube.APIOf("deployments", &appsv1.Deployment{}, apps, apps.Deployments), selection, thinWorkload)}
 }
 
 // thinWorkload says whether a workload is rolling, as `kubectl rollout status`

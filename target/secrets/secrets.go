@@ -152,7 +152,7 @@ func New(config Config) *Target {
 	if config.Namespaces.literal() {
 		where = config.Namespaces.Names
 		for _, name := range where {
-			t.namespaces = append(t.namespaces, namespaceMirror(core, kube.Selection{Name: name, KeepLabels: config.Namespaces.Selector != nil}))
+			t.namespaces = append(t.namespaces, namespaceMirror(core, kube.Selection{Name: name}))
 		}
 	} else {
 		t.namespaces = []*kube.Mirror[struct{}]{namespaceMirror(core, kube.Selection{KeepLabels: config.Namespaces.Selector != nil})}
