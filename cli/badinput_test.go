@@ -249,7 +249,13 @@ var badInput = []struct {
 	{name: "clock jumped ahead", config: minted, setup: func(b *box) { b.pass("sync"); shiftState(b, -100*24*time.Hour) }, args: []string{"plan"}, code: 2},
 
 	// Others.
-	{name: "two daemons on one data folder", config: minted, setup: func(b *box) { daemon(b.T, "up") }, args: up, code: 7, text: "is in use by process", hint: "give this one a folder of its own with --data", changes: []string{"regkeeper-data/state.json"}},
+	{name: "two daemons on one data folder", config: minted, setup: func(b *box) {
+		daemon(b.T, "up")
+		eventually(b.T, "its first pass has ended", func() bool {
+			out, _, _ := run(b.T, "status", "-o", "json")
+			return strings.Contains(out, `"ready": true`)
+		})
+	}, args: up, code: 7, text: "is in use by process", hint: "give this one a folder of its own with --data", changes: []string{"regkeeper-data/state.json"}},
 	{name: "port of the registry is taken", config: good + "serve: {registry: {listen: '127.0.0.1:$PORT'}, health: {listen: '127.0.0.1:0'}}\n", setup: holdPort, args: up, code: 7, text: "embedded registry: listen tcp 127.0.0.1:", hint: "set serve.registry.listen to a free port"},
 	{name: "port of the health endpoints is taken", config: good + "serve: {health: {listen: '127.0.0.1:$PORT'}}\n", setup: holdPort, args: up, code: 7, text: "health endpoints: listen tcp 127.0.0.1:", hint: "set serve.health.listen to a free port"},
 	{name: "address of another machine", config: good + "serve: {health: {listen: '192.0.2.1:9470'}}\n", args: up, code: 4, text: "health endpoints: listen tcp 192.0.2.1:9470", hint: "name an address of this machine"},
@@ -347,7 +353,7 @@ func snapshot(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{}
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || filepath.Base(path) == "lock" || strings.HasSuffix(path, ".lock") || strings.HasSuffix(path, ".used") {
+		if err != nil || entry.IsDir() || filepath.Base(path) == "lock" || strings.HasSuffix(path, ".lock") || strings.HasSuffix(path, ".used") || strings.Contains(path, ".regkeeper-") {
 			return err
 		}
 		info, err := entry.Info()

@@ -169,7 +169,9 @@ func TestPodsThroughProxies(t *testing.T) {
 	var all, busy, execs, watches, expired, sockets, spdy atomic.Int64
 	for name, test := range map[string]struct {
 		refuse func(http.ResponseWriter, *http.Request) bool
-		after  func(t *testing.T)
+		// amid runs while the daemon does, after at the end.
+		amid  func(t *testing.T)
+		after func(t *testing.T)
 	}{
 		"429": {
 			refuse: func(w http.ResponseWriter, r *http.Request) bool {
@@ -206,11 +208,16 @@ func TestPodsThroughProxies(t *testing.T) {
 				*r = *r.WithContext(ctx)
 				return false
 			},
+			amid: func(t *testing.T) {
+				eventually(t, time.Minute, "two watches that are answered 410", func() error {
+					if n := expired.Load(); n < 2 {
+						return fmt.Errorf("%d were", n)
+					}
+					return nil
+				})
+			},
 			after: func(t *testing.T) {
 				t.Logf("%d of %d watches were answered 410, the others ended after 1s", expired.Load(), watches.Load())
-				if expired.Load() < 2 {
-					t.Errorf("%d watches were answered 410", expired.Load())
-				}
 			},
 		},
 		"no WebSocket": {
@@ -242,6 +249,9 @@ func TestPodsThroughProxies(t *testing.T) {
 			}
 			daemon := k.begins()
 			k.heals("at the beginning", time.Minute, names[:2]...)
+			if test.amid != nil {
+				test.amid(t)
+			}
 			for _, name := range names[2:] {
 				c.Run(t, kubernetes.Sleeper(k.namespace, name, busyboxImage))
 			}
