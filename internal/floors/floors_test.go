@@ -24,6 +24,7 @@ var floors = map[string]int{
 	"internal/disk": 1,
 
 	"dockerconfig":       2,
+	"image":              2,
 	"internal/kube":      2,
 	"internal/secretref": 2,
 	"internal/transport": 2,
@@ -33,12 +34,16 @@ var floors = map[string]int{
 
 	"controller":   3,
 	"kubelet":      3,
+	"plan":         3,
 	"registry":     3,
 	"source":       3,
 	"state/secret": 3,
 	"target":       3,
+	"workload":     3,
 
-	"keeper": 4,
+	"keeper":    4,
+	"lifecycle": 4,
+	"release":   4,
 
 	"config": 5,
 	"daemon": 5,
@@ -50,11 +55,12 @@ var floors = map[string]int{
 	"cmd": 8,
 
 	// Suites and kits of tests may use what they test.
-	"source/sourcetest": 4,
-	"state/statetest":   4,
-	"target/targettest": 4,
-	"internal/testkit":  8,
-	"internal/floors":   8,
+	"registry/registrytest": 4,
+	"source/sourcetest":     4,
+	"state/statetest":       4,
+	"target/targettest":     4,
+	"internal/testkit":      8,
+	"internal/floors":       8,
 }
 
 func floor(path string) (int, bool) {
