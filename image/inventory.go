@@ -80,6 +80,11 @@ type Graph struct {
 	parents   map[digest.Digest][]digest.Digest
 	attached  map[digest.Digest][]digest.Digest
 	tags      map[digest.Digest][]string
+	// listed are, by referrer, the subjects that the registry's lists tell of.
+	listed map[digest.Digest]digest.Digest
+	// short are, by the tags of their lists of referrers, the manifests whose
+	// digests are too long for a tag.
+	short map[string]digest.Digest
 }
 
 // Graph indexes the inventory as it is now.
@@ -89,6 +94,7 @@ func (v *Inventory) Graph() *Graph {
 		parents:   map[digest.Digest][]digest.Digest{},
 		attached:  map[digest.Digest][]digest.Digest{},
 		tags:      map[digest.Digest][]string{},
+		listed:    map[digest.Digest]digest.Digest{},
 	}
 	for d, m := range v.Manifests {
 		for _, c := range m.Children {
@@ -100,10 +106,21 @@ func (v *Inventory) Graph() *Graph {
 	}
 	for subject, referrers := range v.Referrers {
 		g.attached[subject] = append(g.attached[subject], referrers...)
+		for _, d := range referrers {
+			if g.listed[d] == "" || subject < g.listed[d] {
+				g.listed[d] = subject
+			}
+		}
+	}
+	g.short = map[string]digest.Digest{}
+	for d := range v.Manifests {
+		if d.Algorithm() == digest.SHA512 {
+			g.short[ReferrersTag(d)] = d
+		}
 	}
 	for name, tag := range v.Tags {
 		g.tags[tag.Digest] = append(g.tags[tag.Digest], name)
-		if subject, ok := Attached(name); ok {
+		if subject, ok := g.subject(name); ok {
 			g.attached[subject] = append(g.attached[subject], tag.Digest)
 		}
 	}
@@ -134,12 +151,25 @@ func (g *Graph) Subject(d digest.Digest) (digest.Digest, bool) {
 	if m := g.inventory.Manifests[d]; m != nil && m.Subject != "" {
 		return m.Subject, true
 	}
+	if subject, ok := g.listed[d]; ok {
+		return subject, true
+	}
 	for _, name := range g.tags[d] {
-		if subject, ok := Attached(name); ok {
+		if subject, ok := g.subject(name); ok {
 			return subject, true
 		}
 	}
 	return "", false
+}
+
+// subject is what a tag is attached to by its name.
+func (g *Graph) subject(tag string) (digest.Digest, bool) {
+	subject, ok := Attached(tag)
+	if ok && subject == "" {
+		tag, _, _ = strings.Cut(tag, ".")
+		subject, ok = g.short[tag]
+	}
+	return subject, ok
 }
 
 // Closure is all that manifests need and all that belongs to them: children,
@@ -213,7 +243,10 @@ func (v *Inventory) built(d digest.Digest, seen map[digest.Digest]bool) time.Tim
 		return latest
 	}
 	for _, c := range m.Children {
-		if at := v.built(c.Digest, seen); c.Attests == "" && at.After(latest) {
+		if c.Attests != "" {
+			continue
+		}
+		if at := v.built(c.Digest, seen); at.After(latest) {
 			latest = at
 		}
 	}

@@ -3,6 +3,7 @@ package image
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -102,7 +103,7 @@ func ParseManifest(d digest.Digest, mediaType string, raw []byte) (*Manifest, er
 	}
 	m := &Manifest{Digest: d, MediaType: mediaType, ArtifactType: doc.ArtifactType, Size: int64(len(raw))}
 	// Both kinds of content in one document are an attack (CVE-2021-41190).
-	indexed, layered := doc.Manifests != nil, doc.Config != nil || doc.Layers != nil
+	indexed, layered := doc.Manifests != nil, doc.Config != nil || doc.Layers != nil || doc.Blobs != nil
 	switch mediaType {
 	case ocispec.MediaTypeImageIndex, DockerIndex:
 		if layered {
@@ -113,6 +114,9 @@ func ParseManifest(d digest.Digest, mediaType string, raw []byte) (*Manifest, er
 			return nil, fmt.Errorf("parse manifest %s: an image with manifests", d)
 		}
 	case "application/vnd.oci.artifact.manifest.v1+json":
+		if indexed || doc.Config != nil || doc.Layers != nil {
+			return nil, fmt.Errorf("parse manifest %s: an artifact with layers or manifests", d)
+		}
 		// Of a release candidate of the specification; some still hold it.
 		doc.Layers = doc.Blobs
 	default:
@@ -134,28 +138,22 @@ func ParseManifest(d digest.Digest, mediaType string, raw []byte) (*Manifest, er
 	if doc.Subject != nil {
 		m.Subject = doc.Subject.Digest
 	}
-	for _, part := range m.named() {
-		if err := part.Validate(); err != nil {
-			return nil, fmt.Errorf("parse manifest %s: it names %q: %w", d, part, err)
+	named := slices.Concat(doc.Manifests, doc.Layers)
+	for _, part := range []*ocispec.Descriptor{doc.Config, doc.Subject} {
+		if part != nil {
+			named = append(named, *part)
+		}
+	}
+	for _, part := range named {
+		if err := part.Digest.Validate(); err != nil {
+			return nil, fmt.Errorf("parse manifest %s: it names %q: %w", d, part.Digest, err)
+		}
+		if part.Size < 0 {
+			return nil, fmt.Errorf("parse manifest %s: it names %s with a size of %d", d, part.Digest, part.Size)
 		}
 	}
 	m.Created, _ = time.Parse(time.RFC3339, doc.Annotations[ocispec.AnnotationCreated])
 	return m, nil
-}
-
-// named lists every digest that the manifest names.
-func (m *Manifest) named() []digest.Digest {
-	var all []digest.Digest
-	for _, c := range m.Children {
-		all = append(all, c.Digest)
-	}
-	for _, b := range m.Blobs() {
-		all = append(all, b.Digest)
-	}
-	if m.Subject != "" {
-		all = append(all, m.Subject)
-	}
-	return all
 }
 
 // ReadConfig adds what an image's config says (OCI image specification,

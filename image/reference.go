@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"path"
 	"strings"
 
@@ -116,12 +117,19 @@ func ParseRepository(text string) (Repository, error) {
 
 func parse(text string) (reference.Named, Repository, error) {
 	named, err := reference.ParseNormalizedNamed(text)
+	if err == nil && digest.Digest(text).Validate() == nil {
+		err = errors.New("it is a digest without a repository")
+	}
 	if err != nil {
 		return nil, Repository{}, problem.Wrap(err, problem.Usage, referenceHint, "image %q", text)
 	}
 	host, err := credential.ParseHost(reference.Domain(named))
 	if err != nil {
 		return nil, Repository{}, err
+	}
+	if !strings.ContainsAny(string(host), ".:") && host != "localhost" {
+		// In capitals it is read as a host, and as we write it it would not be.
+		return nil, Repository{}, problem.New(problem.Usage, referenceHint, "image %q: %q is no host of a registry", text, host)
 	}
 	return named, Repository{Host: host, Path: reference.Path(named)}, nil
 }
@@ -146,4 +154,21 @@ func (r Repository) Matches(pattern string) bool {
 		}
 	}
 	return true
+}
+
+// Wild says whether a pattern of [Repository.Matches] can cover more than one
+// repository.
+func Wild(pattern string) bool { return strings.ContainsAny(pattern, "*?[") }
+
+// HostOf is the registry of a pattern of [Repository.Matches], which always begins
+// with one. The error is a [problem.Error] of kind [problem.Usage].
+func HostOf(pattern string) (credential.Host, error) {
+	name, _, ok := strings.Cut(pattern, "/")
+	host, err := credential.ParseHost(name)
+	// As the docker CLI tells a host from a part of a path.
+	named := strings.ContainsAny(name, ".:") || name == "localhost"
+	if err != nil || !ok || !named || Wild(name) {
+		return "", problem.New(problem.Usage, "write it as gitea.example.com/admin/*", "pattern %q does not begin with a registry's host and a slash", pattern)
+	}
+	return host, nil
 }

@@ -30,12 +30,19 @@ type Policy struct {
 // Facts are what the rules ask besides the inventory.
 type Facts struct {
 	Now time.Time
-	// Uses are all known uses of images, of any repository.
+	// Uses are all known uses of images, of any repository. One without tag and
+	// digest uses an image of which only the repository is known: any.
 	Uses []image.Use
 	// UsesUnknown says what could not be asked for uses, and why.
 	UsesUnknown []string
 	// Histories are, by [Branch.String], the histories that rules ask for.
 	Histories map[string]History
+	// Deleted are manifests of the repository that regkeeper deleted: what
+	// belongs to one of them goes. Of any other that is not there, what belongs
+	// to it may be of an image in another repository.
+	Deleted map[digest.Digest]bool
+	// Notes are what an operator should know of how the facts were found.
+	Notes []string
 }
 
 // Plan is what is to be deleted of one repository, and why; and what stays, and
@@ -89,6 +96,16 @@ func (s Step) String() string {
 	return "delete manifest " + s.Digest.String()
 }
 
+// Digests are those of the steps, each once, sorted.
+func (p *Plan) Digests() []digest.Digest {
+	digests := make([]digest.Digest, len(p.Steps))
+	for i, step := range p.Steps {
+		digests[i] = step.Digest
+	}
+	slices.Sort(digests)
+	return slices.Compact(digests)
+}
+
 // Gone counts the images that go.
 func (p *Plan) Gone() int {
 	n := 0
@@ -118,12 +135,13 @@ type candidate struct {
 	digest digest.Digest
 	tags   []string
 	// date is when it was pushed, or else built; pushed says which it is.
-	date, built, pulled time.Time
-	pushed              bool
-	uses                []string
-	// part says that it is a part of another image, or belongs to one: it stays
-	// with that, and takes no place among the last.
-	part bool
+	date, pulled time.Time
+	pushed       bool
+	// built orders those of one date; zero if it does not say.
+	built time.Time
+	uses  []string
+	// closure is all that it needs and all that belongs to it, itself too.
+	closure map[digest.Digest]bool
 
 	keep    bool
 	reasons []string
@@ -152,13 +170,19 @@ func Decide(policy Policy, inventory *image.Inventory, facts Facts) *Plan {
 	graph := inventory.Graph()
 	p := &Plan{
 		Repository: inventory.Repository, Made: facts.Now.UTC(), Rules: []string{}, Images: []Verdict{}, Steps: []Step{},
-		Unread: inventory.Unread,
+		Unread: unread(inventory),
 	}
-	for _, rule := range policy.Rules {
+	policy.Rules = slices.Clone(policy.Rules)
+	for i, rule := range policy.Rules {
 		p.Rules = append(p.Rules, rule.String())
+		policy.Rules[i] = rule.whole()
 	}
 	candidates := candidates(inventory, graph)
-	p.Notes = attach(candidates, inventory, graph, facts.Uses)
+	byDigest, anyTag, notes := used(inventory, facts.Uses)
+	p.Notes = notes
+	for _, c := range candidates {
+		c.attach(byDigest, anyTag)
+	}
 	for _, c := range candidates {
 		c.judge(policy, facts)
 	}
@@ -168,47 +192,103 @@ func Decide(policy Policy, inventory *image.Inventory, facts Facts) *Plan {
 			c.keepBecause("no rule is set")
 		}
 	}
-	kept := graph.Closure(func(yield func(digest.Digest) bool) {
-		for _, c := range candidates {
-			if c.keep && !yield(c.digest) {
-				return
+	var roots, judged []digest.Digest
+	for _, c := range candidates {
+		judged = append(judged, c.digest)
+		if c.keep {
+			roots = append(roots, c.digest)
+		}
+	}
+	for d := range inventory.Manifests {
+		if dangling(inventory, graph, d) {
+			judged = append(judged, d)
+			if !orphaned(inventory, graph, facts.Deleted, d) || inUse(byDigest, graph, d) {
+				roots = append(roots, d)
 			}
 		}
-		for d := range inventory.Manifests {
-			if dangling(inventory, graph, d) && !yield(d) {
-				return
-			}
+	}
+	// What nobody judged stays.
+	reached := graph.Closure(slices.Values(judged))
+	for d := range inventory.Manifests {
+		if !reached[d] {
+			roots = append(roots, d)
 		}
-	})
+	}
+	kept := graph.Closure(slices.Values(roots))
 	for _, c := range candidates {
 		switch {
 		case c.keep:
 		case kept[c.digest]:
 			c.reasons = nil
 			c.keepBecause(sharedBecause(inventory, graph, kept, c.digest))
-		case len(inventory.Unread) > 0:
-			u := inventory.Unread[0]
+		case len(p.Unread) > 0:
+			u := p.Unread[0]
 			c.keepBecause(fmt.Sprintf("%s of the repository could not be read, and may need it: %s", u.What, u.Why))
 		}
 	}
-	p.judged(candidates, inventory, graph)
-	p.steps(candidates, inventory, graph, kept)
+	p.judged(candidates, inventory)
+	p.steps(candidates, inventory, graph, kept, facts.Deleted)
 	return p
+}
+
+// unread tells what was not read: what the reader tells of or, where that is
+// nothing, what something leads to that neither was read nor is missing.
+func unread(inventory *image.Inventory) []image.Unread {
+	if len(inventory.Unread) > 0 {
+		return inventory.Unread
+	}
+	var lacking []string
+	note := func(d digest.Digest, what string) {
+		if inventory.Manifests[d] == nil && !inventory.Missing[d] {
+			lacking = append(lacking, cmp.Or(d.String(), what))
+		}
+	}
+	for name, tag := range inventory.Tags {
+		note(tag.Digest, name)
+	}
+	for d, m := range inventory.Manifests {
+		note(d, "")
+		for _, c := range m.Children {
+			note(c.Digest, "")
+		}
+	}
+	for d := range inventory.Untagged {
+		note(d, "")
+	}
+	for _, referrers := range inventory.Referrers {
+		for _, d := range referrers {
+			note(d, "")
+		}
+	}
+	slices.Sort(lacking)
+	var list []image.Unread
+	for _, what := range slices.Compact(lacking) {
+		list = append(list, image.Unread{What: what, Why: "it was not read"})
+	}
+	return list
 }
 
 // candidates lists the images, newest first.
 func candidates(inventory *image.Inventory, graph *image.Graph) []*candidate {
 	var all []*candidate
+	closure := func(d digest.Digest) map[digest.Digest]bool {
+		return graph.Closure(slices.Values([]digest.Digest{d}))
+	}
 	part := func(d digest.Digest) bool {
-		if len(graph.Parents(d)) > 0 {
-			return true
+		holders := graph.Parents(d)
+		if subject, ok := graph.Subject(d); ok && inventory.Manifests[subject] != nil {
+			holders = append(slices.Clone(holders), subject)
 		}
-		subject, ok := graph.Subject(d)
-		return ok && inventory.Manifests[subject] != nil
+		if len(holders) == 0 {
+			return false
+		}
+		// Tags can be made so that a manifest belongs to itself: that is none.
+		own := closure(d)
+		return slices.ContainsFunc(holders, func(holder digest.Digest) bool { return !own[holder] })
 	}
 	somePushed := false
 	for _, i := range inventory.Images() {
-		c := &candidate{digest: i.Digest, tags: i.Tags, part: part(i.Digest)}
+		c := &candidate{digest: i.Digest, tags: i.Tags, closure: closure(i.Digest)}
 		for _, name := range i.Tags {
 			c.seen(inventory.Tags[name])
 		}
@@ -219,7 +299,7 @@ func candidates(inventory *image.Inventory, graph *image.Graph) []*candidate {
 		if len(graph.Tags(d)) > 0 || part(d) || dangling(inventory, graph, d) {
 			continue
 		}
-		c := &candidate{digest: d}
+		c := &candidate{digest: d, closure: closure(d)}
 		c.seen(row)
 		all = append(all, c)
 	}
@@ -231,19 +311,24 @@ func candidates(inventory *image.Inventory, graph *image.Graph) []*candidate {
 		}
 	}
 	slices.SortFunc(all, func(a, b *candidate) int {
-		return cmp.Or(compareAge(a, b), cmp.Compare(a.digest, b.digest))
+		// What is part of another comes after it.
+		return cmp.Or(compareAge(a, b), cmp.Compare(len(b.closure), len(a.closure)), cmp.Compare(a.digest, b.digest))
 	})
 	return all
 }
 
 func (c *candidate) seen(tag image.Tag) {
-	if tag.Pushed.After(c.date) {
+	if told(tag.Pushed) && tag.Pushed.After(c.date) {
 		c.date, c.pushed = tag.Pushed, true
 	}
-	if tag.Pulled.After(c.pulled) {
+	if told(tag.Pulled) && tag.Pulled.After(c.pulled) {
 		c.pulled = tag.Pulled
 	}
 }
+
+// told says whether a registry's time is one. Some say 1970 for what they do not
+// know; no registry is so old.
+func told(at time.Time) bool { return at.Year() >= 1980 }
 
 // compareAge puts the newer first, and what has no date before all. Registries
 // tell when something was pushed to the second: of the same second the later
@@ -252,10 +337,7 @@ func compareAge(a, b *candidate) int {
 	if none := compareBool(b.date.IsZero(), a.date.IsZero()); none != 0 {
 		return none
 	}
-	if byDate := b.date.Compare(a.date); byDate != 0 || a.built.IsZero() || b.built.IsZero() {
-		return byDate
-	}
-	return b.built.Compare(a.built)
+	return cmp.Or(b.date.Compare(a.date), b.built.Compare(a.built))
 }
 
 func compareBool(a, b bool) int {
@@ -268,10 +350,10 @@ func compareBool(a, b bool) int {
 	return -1
 }
 
-// attach tells each image of its uses: those of its tags, of its digest and of
-// all that it needs.
-func attach(candidates []*candidate, inventory *image.Inventory, graph *image.Graph, uses []image.Use) (notes []string) {
-	byDigest := map[digest.Digest][]string{}
+// used tells where each manifest is used, by its tags and by its digest; and where
+// the repository is, by a tag that is not known.
+func used(inventory *image.Inventory, uses []image.Use) (byDigest map[digest.Digest][]string, anyTag, notes []string) {
+	byDigest = map[digest.Digest][]string{}
 	for _, use := range uses {
 		ref := use.Reference
 		if ref.Repository != inventory.Repository {
@@ -281,6 +363,9 @@ func attach(candidates []*candidate, inventory *image.Inventory, graph *image.Gr
 			byDigest[ref.Digest] = append(byDigest[ref.Digest], use.Where)
 		}
 		if ref.Tag == "" {
+			if ref.Digest == "" {
+				anyTag = append(anyTag, use.Where)
+			}
 			continue
 		}
 		tag, ok := inventory.Tags[ref.Tag]
@@ -295,22 +380,44 @@ func attach(candidates []*candidate, inventory *image.Inventory, graph *image.Gr
 			notes = append(notes, fmt.Sprintf("tag %s is not in the repository, and used by %s", ref.Tag, use.Where))
 		}
 	}
-	for d := range byDigest {
+	// Some runtimes know an image by the digest of its config.
+	configs := map[digest.Digest]bool{}
+	for d, m := range inventory.Manifests {
+		if m.Config != nil && len(byDigest[m.Config.Digest]) > 0 {
+			configs[m.Config.Digest] = true
+			byDigest[d] = append(byDigest[d], byDigest[m.Config.Digest]...)
+		}
+	}
+	for d, where := range byDigest {
+		if inventory.Manifests[d] == nil && !configs[d] {
+			notes = append(notes, fmt.Sprintf("manifest %s is not among what was read, and used by %s", image.Short(d), slices.Min(where)))
+		}
 		slices.Sort(byDigest[d])
 		byDigest[d] = slices.Compact(byDigest[d])
 	}
-	for _, c := range candidates {
-		if len(byDigest) == 0 {
-			break
-		}
-		for d := range graph.Closure(slices.Values([]digest.Digest{c.digest})) {
-			c.uses = append(c.uses, byDigest[d]...)
-		}
-		slices.Sort(c.uses)
-		c.uses = slices.Compact(c.uses)
-	}
 	slices.Sort(notes)
-	return slices.Compact(notes)
+	return byDigest, anyTag, slices.Compact(notes)
+}
+
+// attach tells an image of its uses: its own, and those of all that it needs and
+// that belongs to it.
+func (c *candidate) attach(byDigest map[digest.Digest][]string, anyTag []string) {
+	c.uses = slices.Clone(anyTag)
+	for d := range c.closure {
+		c.uses = append(c.uses, byDigest[d]...)
+	}
+	slices.Sort(c.uses)
+	c.uses = slices.Compact(c.uses)
+}
+
+// inUse says whether a manifest is used, or something that it leads to.
+func inUse(byDigest map[digest.Digest][]string, graph *image.Graph, d digest.Digest) bool {
+	for d := range graph.Closure(slices.Values([]digest.Digest{d})) {
+		if len(byDigest[d]) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *candidate) keepBecause(reason string) {
@@ -353,7 +460,8 @@ func (c *candidate) judge(policy Policy, facts Facts) {
 	}
 }
 
-// keepLast asks the rules that count images. They come newest first.
+// keepLast asks the rules that count images. They come newest first. What is part
+// of one that was counted, or belongs to one, stays with that and takes no place.
 func keepLast(policy Policy, candidates []*candidate, facts Facts) {
 	for _, rule := range policy.Rules {
 		if rule.Last <= 0 {
@@ -361,25 +469,38 @@ func keepLast(policy Policy, candidates []*candidate, facts Facts) {
 		}
 		taken := 0
 		var last *candidate
+		counted := map[digest.Digest]bool{}
+		// Of some that came at one time, one that does not say when it was built may
+		// be older or newer than any.
+		silent := map[int64]bool{}
+		for _, c := range candidates {
+			if c.built.IsZero() && len(c.tags) > 0 && rule.judge(*c, facts).met {
+				silent[c.date.UnixNano()] = true
+			}
+		}
 		for _, c := range candidates {
 			a := rule.judge(*c, facts)
 			switch {
-			case len(c.tags) == 0:
-			case a.unknown:
+			case a.unknown, a.met && rule.Deployed && len(facts.UsesUnknown) > 0:
+				// What is known to be deployed stays when what may be does.
 				c.keepBecause(rule.said(a))
+			case len(c.tags) == 0:
 			case !a.met:
 				c.goBecause(rule.said(a))
-			case c.part:
+			case counted[c.digest]:
 				c.goBecause(rule.String() + ": it is part of another image")
 			case c.date.IsZero():
+				maps.Copy(counted, c.closure)
 				c.keepBecause(rule.String() + ": its age is not known")
-			case taken < rule.Last || compareAge(last, c) == 0:
+			case taken < rule.Last || compareAge(last, c) == 0 || c.date.Equal(last.date) && silent[c.date.UnixNano()]:
 				// Of those as old as the last, none is the older.
 				taken++
 				last = c
+				maps.Copy(counted, c.closure)
 				c.keepBecause(fmt.Sprintf("%s: number %d, %s", rule, taken, c.dated(facts.Now)))
 			default:
 				taken++
+				maps.Copy(counted, c.closure)
 				c.goBecause(fmt.Sprintf("%s: number %d, %s", rule, taken, c.dated(facts.Now)))
 			}
 		}
@@ -400,6 +521,19 @@ func dangling(inventory *image.Inventory, graph *image.Graph, d digest.Digest) b
 	return false
 }
 
+// orphaned says whether all that a dangling manifest belongs to was deleted by us.
+func orphaned(inventory *image.Inventory, graph *image.Graph, deleted map[digest.Digest]bool, d digest.Digest) bool {
+	if m := inventory.Manifests[d]; m != nil && m.Subject != "" && !deleted[m.Subject] {
+		return false
+	}
+	for _, name := range graph.Tags(d) {
+		if subject, ok := image.Attached(name); !ok || !deleted[subject] {
+			return false
+		}
+	}
+	return len(deleted) > 0
+}
+
 func sharedBecause(inventory *image.Inventory, graph *image.Graph, kept map[digest.Digest]bool, d digest.Digest) string {
 	for _, parent := range graph.Parents(d) {
 		if kept[parent] {
@@ -417,13 +551,19 @@ func sharedBecause(inventory *image.Inventory, graph *image.Graph, kept map[dige
 
 // called is a manifest as people know it.
 func called(graph *image.Graph, d digest.Digest) string {
-	if tags := graph.Tags(d); len(tags) > 0 {
+	tags := graph.Tags(d)
+	for _, tag := range tags {
+		if _, attached := image.Attached(tag); !attached {
+			return tag
+		}
+	}
+	if len(tags) > 0 {
 		return tags[0]
 	}
 	return image.Short(d)
 }
 
-func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory, graph *image.Graph) {
+func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory) {
 	for _, c := range candidates {
 		v := Verdict{Digest: c.digest, Tags: c.tags, Date: c.date.UTC(), Keep: c.keep, Reasons: c.reasons}
 		if c.date.IsZero() {
@@ -432,7 +572,7 @@ func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory, graph
 		if v.Tags == nil {
 			v.Tags = []string{}
 		}
-		v.Size = inventory.Size(maps.Keys(graph.Closure(slices.Values([]digest.Digest{c.digest}))))
+		v.Size = inventory.Size(maps.Keys(c.closure))
 		p.Images = append(p.Images, v)
 	}
 }
@@ -440,20 +580,16 @@ func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory, graph
 // steps lists what is deleted for the images that go: the image first, then what
 // only it needs, then what belongs to it. Killed in between, what is left over
 // belongs to nothing, and no image that stays lacks anything.
-func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph *image.Graph, kept map[digest.Digest]bool) {
+func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph *image.Graph, kept, deleted map[digest.Digest]bool) {
 	done := map[digest.Digest]bool{}
+	var order []Step
 	var remove func(d digest.Digest, reason string)
 	remove = func(d digest.Digest, reason string) {
 		if kept[d] || done[d] {
 			return
 		}
 		done[d] = true
-		if !inventory.Missing[d] {
-			for _, tag := range graph.Tags(d) {
-				p.Steps = append(p.Steps, Step{Tag: tag, Digest: d, Reason: reason})
-			}
-			p.Steps = append(p.Steps, Step{Digest: d, Reason: reason})
-		}
+		order = append(order, Step{Digest: d, Reason: reason})
 		if m := inventory.Manifests[d]; m != nil {
 			for _, c := range m.Children {
 				remove(c.Digest, "part of "+called(graph, d))
@@ -468,6 +604,13 @@ func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph 
 			remove(c.digest, "no rule keeps "+called(graph, c.digest))
 		}
 	}
+	for _, d := range slices.Sorted(maps.Keys(inventory.Manifests)) {
+		if len(p.Rules) > 0 && len(p.Unread) == 0 && dangling(inventory, graph, d) && orphaned(inventory, graph, deleted, d) {
+			subject, _ := graph.Subject(d)
+			remove(d, "belonged to "+image.Short(subject)+", which was deleted")
+		}
+	}
+	p.Steps = ordered(order, inventory, graph)
 	p.Frees = inventory.Size(maps.Keys(inventory.Manifests)) - inventory.Size(func(yield func(digest.Digest) bool) {
 		for d := range inventory.Manifests {
 			if !done[d] && !yield(d) {
@@ -475,4 +618,52 @@ func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph 
 			}
 		}
 	})
+}
+
+// ordered are the steps for the manifests, with those for their tags before each.
+// What is part of several goes after the last of them: until then each is whole,
+// and some registries refuse to delete a part.
+func ordered(manifests []Step, inventory *image.Inventory, graph *image.Graph) []Step {
+	left := map[digest.Digest]Step{}
+	for _, s := range manifests {
+		left[s.Digest] = s
+	}
+	indexes := map[digest.Digest]int{}
+	for d := range left {
+		for _, parent := range graph.Parents(d) {
+			if _, goes := left[parent]; goes {
+				indexes[d]++
+			}
+		}
+	}
+	steps := []Step{}
+	var write func(d digest.Digest)
+	write = func(d digest.Digest) {
+		step, ok := left[d]
+		if !ok || indexes[d] > 0 {
+			return
+		}
+		delete(left, d)
+		for _, tag := range graph.Tags(d) {
+			steps = append(steps, Step{Tag: tag, Digest: d, Reason: step.Reason})
+		}
+		if !inventory.Missing[d] {
+			steps = append(steps, step)
+		}
+		m := inventory.Manifests[d]
+		if m == nil {
+			return
+		}
+		for i, c := range m.Children {
+			// The same may be of two platforms.
+			if !slices.ContainsFunc(m.Children[:i], func(b image.Child) bool { return b.Digest == c.Digest }) {
+				indexes[c.Digest]--
+				write(c.Digest)
+			}
+		}
+	}
+	for _, s := range manifests {
+		write(s.Digest)
+	}
+	return steps
 }

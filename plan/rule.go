@@ -16,7 +16,8 @@ import (
 // zero is none. A rule without conditions keeps everything.
 type Rule struct {
 	// Last keeps the newest images, so many of those that meet the other
-	// conditions. An image without a date stays and takes no place.
+	// conditions. An image without a date stays and takes no place; what is part
+	// of one that is as new, or belongs to one, takes none either.
 	Last int
 	// Pattern is a glob, as of [path.Match], that a tag has to match.
 	Pattern string
@@ -122,6 +123,9 @@ func (r Rule) byTag(c candidate, facts Facts) (answer, bool) {
 	if r.Pattern == "" && r.Regex == nil && r.Semver == nil && r.Branch == nil {
 		return answer{}, false
 	}
+	if _, err := path.Match(r.Pattern, ""); err != nil {
+		return answer{unknown: true, why: "the pattern cannot be read"}, true
+	}
 	var history History
 	if r.Branch != nil {
 		var known bool
@@ -150,6 +154,19 @@ func (r Rule) byTag(c candidate, facts Facts) (answer, bool) {
 	return answer{why: "no tag matches"}, true
 }
 
+// whole is the rule with a Regex that finds a tag as a whole wherever it can:
+// of "v1|v1.0" the first alternative is not preferred.
+func (r Rule) whole() Rule {
+	if r.Regex != nil {
+		longest := *r.Regex
+		longest.Longest()
+		r.Regex = &longest
+	}
+	return r
+}
+
+// matches says whether the tag meets all that is asked of tags but Branch. The
+// rule is a whole one.
 func (r Rule) matches(tag string) bool {
 	if r.Pattern != "" {
 		if ok, err := path.Match(r.Pattern, tag); err != nil || !ok {

@@ -39,6 +39,9 @@ const (
 	Storage Kind = "storage"
 	// Partial is a run in which some parts were done and some were not.
 	Partial Kind = "partial"
+	// Refused is what a safeguard keeps from being done until it is lifted on
+	// purpose: a limit, a tag that must not move.
+	Refused Kind = "refused"
 )
 
 // kinds is the one table of exit codes and HTTP statuses.
@@ -54,6 +57,7 @@ var kinds = map[Kind]struct{ exit, status int }{
 	Damaged:     {9, http.StatusInternalServerError},
 	Storage:     {10, http.StatusInsufficientStorage},
 	Partial:     {11, http.StatusMultiStatus},
+	Refused:     {12, http.StatusConflict},
 }
 
 // ExitCode is the process exit code that stands for the kind. An unknown kind

@@ -17,7 +17,7 @@ import (
 func TestExitCodes(t *testing.T) {
 	want := map[problem.Kind]int{
 		problem.Internal: 1, problem.Pending: 2, problem.Usage: 3, problem.Config: 4, problem.Denied: 5, problem.Unreachable: 6,
-		problem.Busy: 7, problem.NotFound: 8, problem.Damaged: 9, problem.Storage: 10, problem.Partial: 11,
+		problem.Busy: 7, problem.NotFound: 8, problem.Damaged: 9, problem.Storage: 10, problem.Partial: 11, problem.Refused: 12,
 	}
 	got := map[problem.Kind]int{}
 	seen := map[int]problem.Kind{}
