@@ -105,12 +105,18 @@ type Request struct {
 type Mark string
 
 // MarkOf is the mark of the regkeeper with that instance id for the registry.
-func MarkOf(instance string, host Host) Mark {
+func MarkOf(instance string, host Host) Mark { return markOf("regkeeper-", instance, host) }
+
+// LoanMarkOf is the mark of logins that are minted for one piece of work. It
+// owns none that [MarkOf] does.
+func LoanMarkOf(instance string, host Host) Mark { return markOf("regkeeper-loan-", instance, host) }
+
+func markOf(prefix, instance string, host Host) Mark {
 	digest := func(s string) string {
 		sum := sha256.Sum256([]byte(s))
 		return hex.EncodeToString(sum[:4])
 	}
-	return Mark("regkeeper-" + digest(instance) + "-" + digest(string(host)))
+	return Mark(prefix + digest(instance) + "-" + digest(string(host)))
 }
 
 // Name is the name of a login with that mark. The serial tells it from the
