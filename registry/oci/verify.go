@@ -1,8 +1,11 @@
 // Package oci speaks to any registry that follows the OCI distribution
-// specification. It owns verification: whether a login is good for what it was
-// asked for, tried at the registry itself.
+// specification. It owns verification, whether a login is good for what it was
+// asked for, tried at the registry itself; and the ports of package image, by
+// which images are read, written and deleted: paging, tokens, redirects, rate
+// limits, broken connections, and the proof that what came is what was asked for.
 //
-// It refuses to change anything at a registry.
+// It refuses to decide what is read or deleted, and to keep anything: a Verifier
+// changes nothing at a registry, and a Registry only what it was told to.
 package oci
 
 import (
@@ -360,9 +363,9 @@ func (v *Verifier) explain(err error, login credential.Credential, format string
 		hint := fmt.Sprintf("the login %s is wrong, revoked or expired, or lacks a right among: %s", login.ID, login.Scopes)
 		switch {
 		case giteaTokenServer(answer.Request):
-			hint = "Gitea gives this one answer to a token that is wrong, that was revoked, and that lacks a package scope: mint one with read:package (write:package to push)"
+			hint = giteaTokenHint
 		case strings.Contains(answer.Error(), "reqPackageAccess"):
-			hint = "Gitea's reqPackageAccess: the token lacks read:package (write:package to push), or the image's owner is private to that user"
+			hint = giteaAccessHint
 		}
 		return problem.Wrap(fmt.Errorf("%w: %w", credential.ErrRefused, err), problem.Denied, hint, "%s", what)
 	case http.StatusNotFound:
@@ -370,6 +373,11 @@ func (v *Verifier) explain(err error, login credential.Credential, format string
 	}
 	return problem.Wrap(err, problem.Unreachable, "the registry answered with an error of its own: look at its log", "%s", what)
 }
+
+const (
+	giteaTokenHint  = "Gitea gives this one answer to a token that is wrong, that was revoked, and that lacks a package scope: mint one with read:package (write:package to push)"
+	giteaAccessHint = "Gitea's reqPackageAccess: the token lacks read:package (write:package to push), or the image's owner is private to that user"
+)
 
 // giteaTokenServer says whether a request went to the token server of Gitea or
 // Forgejo (routers/api/packages/container, Authenticate).
