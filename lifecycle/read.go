@@ -1,0 +1,340 @@
+// Package lifecycle is the second flow: it reads what a registry holds, carries
+// out plans, and copies images. What of an inventory goes is decided by package
+// plan.
+//
+// It refuses to guess: what could not be read is told as not known, and a step of
+// a plan whose ground has changed is left out.
+package lifecycle
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/image"
+)
+
+// Reading is how a repository is read.
+type Reading struct {
+	// Parallel bounds the requests at one time; 0 is 8.
+	Parallel int
+	// Cache keeps manifests and configs, which never change; nil keeps none.
+	Cache *Cache
+	// Tags says which tags are wanted; nil is all. An inventory of some tags is
+	// good for looking at, not for deleting.
+	Tags func(tag string) bool
+	// Bare leaves out what only belongs to images (referrers), Flat what is
+	// below them.
+	Bare, Flat bool
+	// Dates has the configs of images read that have no date otherwise, Configs
+	// those of all.
+	Dates, Configs bool
+	// Report is called, by one at a time, after each manifest; nil for none.
+	Report func(Progress)
+}
+
+// Progress is how far a long work has come.
+type Progress struct {
+	// What is the repository or image.
+	What string
+	Done int
+	// Of is how many there are in all, as far as is known yet.
+	Of int
+}
+
+const (
+	defaultParallel = 8
+	// mostUnread is after how many errors a registry is given up.
+	mostUnread = 16
+	// mostConfig bounds an image's config, in bytes. BuildKit's and Docker's
+	// have some kilobytes.
+	mostConfig = 4 << 20
+)
+
+// reading is one run of Read.
+type reading struct {
+	Reading
+	reader    image.Reader
+	inventory *image.Inventory
+
+	group *errgroup.Group
+	slots chan struct{}
+
+	mu sync.Mutex
+	// asked are the manifests that were begun.
+	asked      map[digest.Digest]bool
+	done       int
+	noReferrer bool
+}
+
+// Read takes the inventory of a repository: its tags, all that these lead to,
+// and, where the registry tells of them, the manifests without a tag and the
+// referrers. What could not be read stands in [image.Inventory.Unread]; the error
+// is for a repository of which nothing is known, or that too much of is not.
+func Read(ctx context.Context, reader image.Reader, repository image.Repository, how Reading) (*image.Inventory, error) {
+	r := newReading(reader, repository, how)
+	group, ctx := errgroup.WithContext(ctx)
+	r.group = group
+	group.Go(func() error { return r.tags(ctx) })
+	if lister, ok := reader.(image.Lister); ok && !how.Bare && how.Tags == nil {
+		group.Go(func() error { return r.untagged(ctx, lister) })
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	return r.inventory, nil
+}
+
+func newReading(reader image.Reader, repository image.Repository, how Reading) *reading {
+	how.Parallel = cmp.Or(how.Parallel, defaultParallel)
+	return &reading{
+		Reading: how, reader: reader, inventory: image.NewInventory(repository),
+		slots: make(chan struct{}, how.Parallel), asked: map[digest.Digest]bool{},
+	}
+}
+
+// start begins a part of the work once there is room for it: a listing waits for
+// what it led to, so that little is held of a long one.
+func (r *reading) start(ctx context.Context, work func() error) error {
+	select {
+	case r.slots <- struct{}{}:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	r.group.Go(func() error {
+		defer func() { <-r.slots }()
+		return work()
+	})
+	return nil
+}
+
+func (r *reading) tags(ctx context.Context) error {
+	for tag, err := range r.reader.Tags(ctx, r.inventory.Repository.Path) {
+		if err != nil {
+			return err
+		}
+		if r.Tags != nil && !r.Tags(tag.Name) {
+			continue
+		}
+		if err := r.start(ctx, func() error { return r.tag(ctx, tag) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tag finds out where a tag leads.
+func (r *reading) tag(ctx context.Context, tag image.Tag) error {
+	if tag.Digest == "" {
+		found, err := r.reader.Resolve(ctx, r.inventory.Repository.Path, tag.Name)
+		if errors.Is(err, image.ErrMissing) {
+			return nil // deleted since it was listed
+		}
+		if err != nil {
+			return r.unread(ctx, "tag "+tag.Name, err)
+		}
+		tag.Digest = found.Digest
+	}
+	r.mu.Lock()
+	r.inventory.Tags[tag.Name] = tag
+	r.mu.Unlock()
+	if r.Flat {
+		return nil
+	}
+	return r.visit(ctx, tag.Digest, tag.Pushed.IsZero())
+}
+
+func (r *reading) untagged(ctx context.Context, lister image.Lister) error {
+	for row, err := range lister.Untagged(ctx, r.inventory.Repository.Path) {
+		if err != nil {
+			return r.unread(ctx, "the list of manifests without a tag", err)
+		}
+		r.mu.Lock()
+		r.inventory.Untagged[row.Digest] = row
+		r.mu.Unlock()
+		if err := r.start(ctx, func() error { return r.visit(ctx, row.Digest, false) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// visit reads a manifest and all that it leads to, each once.
+func (r *reading) visit(ctx context.Context, d digest.Digest, dates bool) error {
+	r.mu.Lock()
+	asked := r.asked[d]
+	r.asked[d] = true
+	r.mu.Unlock()
+	if asked {
+		return nil
+	}
+	defer r.report()
+	m, err := r.load(ctx, d, dates)
+	if errors.Is(err, image.ErrMissing) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.inventory.Missing[d] = true
+		return nil
+	}
+	if err != nil {
+		return r.unread(ctx, d.String(), err)
+	}
+	r.mu.Lock()
+	r.inventory.Manifests[d] = m
+	r.mu.Unlock()
+	for _, c := range m.Children {
+		if err := r.visit(ctx, c.Digest, dates && m.Built().IsZero() && c.Attests == ""); err != nil {
+			return err
+		}
+	}
+	return r.referrers(ctx, m)
+}
+
+func (r *reading) report() {
+	if r.Report == nil {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done++
+	r.Report(Progress{What: r.inventory.Repository.String(), Done: r.done, Of: len(r.asked)})
+}
+
+// load reads a manifest, and the config of an image that has no date without.
+func (r *reading) load(ctx context.Context, d digest.Digest, dates bool) (*image.Manifest, error) {
+	if err := d.Validate(); err != nil {
+		return nil, fmt.Errorf("digest %q: %w", d, err)
+	}
+	path := r.inventory.Repository.Path
+	mediaType, raw, err := r.Cache.manifest(d, func() (string, []byte, error) { return r.reader.Manifest(ctx, path, d) })
+	if err != nil {
+		return nil, err
+	}
+	m, err := image.ParseManifest(d, mediaType, raw)
+	if err != nil {
+		return nil, err
+	}
+	if m.IsImage() && (r.Configs || r.Dates && dates && m.Created.IsZero()) {
+		config, err := r.Cache.config(m.Config.Digest, func() ([]byte, error) { return readSmall(ctx, r.reader, path, m.Config.Digest) })
+		switch {
+		case errors.Is(err, image.ErrMissing):
+		case err != nil:
+			return nil, err
+		default:
+			_ = m.ReadConfig(config) // what is no config says no date
+		}
+	}
+	return m, nil
+}
+
+// readSmall reads a blob that is held in memory.
+func readSmall(ctx context.Context, reader image.Reader, path string, d digest.Digest) ([]byte, error) {
+	blob, err := reader.Blob(ctx, path, d)
+	if err != nil {
+		return nil, err
+	}
+	defer blob.Close()
+	raw, err := io.ReadAll(io.LimitReader(blob, mostConfig+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > mostConfig {
+		return nil, fmt.Errorf("read %s: it has more than %d bytes", d, mostConfig)
+	}
+	return raw, nil
+}
+
+// referrers asks what refers to a manifest, until the registry says that it keeps
+// no such list.
+func (r *reading) referrers(ctx context.Context, m *image.Manifest) error {
+	r.mu.Lock()
+	skip := r.Bare || r.noReferrer
+	r.mu.Unlock()
+	if skip {
+		return nil
+	}
+	found, err := r.reader.Referrers(ctx, r.inventory.Repository.Path, m.Digest)
+	if errors.Is(err, image.ErrUnsupported) {
+		r.mu.Lock()
+		r.noReferrer = true
+		r.mu.Unlock()
+		return nil
+	}
+	if err != nil {
+		return r.unread(ctx, "the referrers of "+m.Digest.String(), err)
+	}
+	for _, referrer := range found {
+		r.mu.Lock()
+		r.inventory.Referrers[m.Digest] = append(r.inventory.Referrers[m.Digest], referrer.Digest)
+		r.mu.Unlock()
+		if err := r.visit(ctx, referrer.Digest, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unread notes what is not known. The error ends the reading: the login was
+// refused, or too much is not known.
+func (r *reading) unread(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inventory.Unread = append(r.inventory.Unread, image.Unread{What: what, Why: err.Error()})
+	if len(r.inventory.Unread) >= mostUnread || errors.Is(err, credential.ErrRefused) {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// Repositories lists the repositories of a registry that a pattern covers. A
+// pattern without wildcards is its own list: no registry is asked, since many
+// refuse to list.
+func Repositories(ctx context.Context, reader image.Reader, host credential.Host, patterns ...string) iter.Seq2[image.Repository, error] {
+	return func(yield func(image.Repository, error) bool) {
+		var wild []string
+		seen := map[image.Repository]bool{}
+		for _, pattern := range patterns {
+			if image.Wild(pattern) {
+				wild = append(wild, pattern)
+				continue
+			}
+			repository, err := image.ParseRepository(pattern)
+			if seen[repository] || repository.Host != host && err == nil {
+				continue
+			}
+			seen[repository] = true
+			if !yield(repository, err) || err != nil {
+				return
+			}
+		}
+		if len(wild) == 0 {
+			return
+		}
+		for path, err := range reader.Repositories(ctx) {
+			repository := image.Repository{Host: host, Path: path}
+			if err != nil {
+				yield(repository, err)
+				return
+			}
+			for _, pattern := range wild {
+				if repository.Matches(pattern) && !seen[repository] {
+					seen[repository] = true
+					if !yield(repository, nil) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
