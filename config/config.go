@@ -31,6 +31,9 @@ import (
 type Config struct {
 	Registries []Registry
 	Targets    []Target
+	// Images are how repositories are kept in order. For a repository the first
+	// that covers it counts.
+	Images []Images
 	// Embedded is the registry that the daemon serves; nil for none.
 	Embedded *Embedded
 	// Health is the address of the health and metrics endpoints.
@@ -254,6 +257,9 @@ func (b builder) build(doc document) Config {
 		names[text.Name] = i
 		config.Targets = append(config.Targets, b.target(text, at, hosts))
 	}
+	for i, text := range doc.Images {
+		config.Images = append(config.Images, b.images(text, []string{"images", strconv.Itoa(i)}))
+	}
 	if e := doc.Serve.Registry; e != nil {
 		embedded := Embedded{Listen: or(e.Listen, defaultListen), URL: e.URL, ImmutableTags: e.ImmutableTags}
 		b.port(embedded.Listen, "serve", "registry", "listen")
@@ -351,14 +357,7 @@ func (b builder) rotate(text rotateText, at []string) Rotate {
 		Lifetime: in(text.Lifetime, 0, "lifetime"),
 	}
 	rotate.Jitter = in(text.Jitter, rotate.Every/jitterShare, "jitter")
-	if text.Cron != "" {
-		schedule, err := cron.ParseStandard(text.Cron)
-		if err != nil {
-			b.add(`write five fields: minute, hour, day of month, month, day of week, for example "0 3 * * 0"`,
-				append(at, "cron"), "cron %q cannot be read: %v", text.Cron, err)
-		}
-		rotate.Cron = schedule
-	}
+	rotate.Cron = b.cron(text.Cron, append(at, "cron"))
 	if rotate.Lifetime > 0 && rotate.Lifetime <= rotate.Overlap {
 		b.add("make lifetime longer or overlap shorter", append(at, "lifetime"),
 			"a lifetime of %s ends within the overlap of %s", rotate.Lifetime, rotate.Overlap)
@@ -368,6 +367,19 @@ func (b builder) rotate(text rotateText, at []string) Rotate {
 			"a limit of %s ends before the overlap of %s", rotate.Limit, rotate.Overlap)
 	}
 	return rotate
+}
+
+// cron reads the five fields; none is no schedule.
+func (b builder) cron(text string, at []string) cron.Schedule {
+	if text == "" {
+		return nil
+	}
+	schedule, err := cron.ParseStandard(text)
+	if err != nil {
+		b.add(`write five fields: minute, hour, day of month, month, day of week, for example "0 3 * * 0"`,
+			at, "cron %q cannot be read: %v", text, err)
+	}
+	return schedule
 }
 
 func (b builder) target(text targetText, at []string, hosts map[credential.Host]int) Target {
@@ -402,7 +414,7 @@ func (b builder) target(text targetText, at []string, hosts map[credential.Host]
 		target.File = b.file(*text.File, text.Name, append(at, "file"))
 		return target
 	}
-	target.Clusters = b.clusters(text)
+	target.Clusters = b.clusters(text.Kubeconfig, text.Contexts)
 	if text.Pods != nil {
 		target.Pods = b.pods(*text.Pods, append(at, "pods"))
 	} else {
@@ -419,16 +431,16 @@ func (b builder) kinds(name string, kinds []string, at []string) {
 	b.add("make a target of each", append(at, kinds[1]), "target %q is of %d kinds: %s", name, len(kinds), strings.Join(kinds, ", "))
 }
 
-func (b builder) clusters(text targetText) []Cluster {
+func (b builder) clusters(kubeconfig string, contexts []string) []Cluster {
 	var cluster Cluster
-	if text.Kubeconfig != "" {
-		cluster.Kubeconfig = resolvePath(b.base, text.Kubeconfig)
+	if kubeconfig != "" {
+		cluster.Kubeconfig = resolvePath(b.base, kubeconfig)
 	}
-	if len(text.Contexts) == 0 {
+	if len(contexts) == 0 {
 		return []Cluster{cluster}
 	}
 	var clusters []Cluster
-	for _, context := range text.Contexts {
+	for _, context := range contexts {
 		cluster.Context = context
 		clusters = append(clusters, cluster)
 	}

@@ -195,6 +195,9 @@ targets:
     pods: {selector: app=runner}
   - name: cluster
     secrets: {name: pull, namespaces: [web]}
+images:
+  - match: a.example.com/*
+    keep: [{last: 1}]
 serve: {registry: {}}
 state: {secret: {}}
 `
@@ -232,6 +235,10 @@ func TestDefaults(t *testing.T) {
 		".targets[].secrets.evict":                  secrets.Evict,
 		".targets[].secrets.restartAtOnce":          secrets.RestartAtOnce,
 		".state.secret.name":                        got.State.Name,
+		".images[].grace":                           got.Images[0].Policy.Grace,
+		".images[].maxDeletes":                      got.Images[0].MaxDeletes,
+		".images[].maxShare":                        100 * got.Images[0].MaxShare,
+		".images[].rate":                            got.Images[0].Rate,
 	}
 	root := schemaRoot(t)
 	var walk func(path string, node map[string]any)

@@ -12,6 +12,7 @@ type (
 	document struct {
 		Registries []registryText `yaml:"registries"`
 		Targets    []targetText   `yaml:"targets"`
+		Images     []imagesText   `yaml:"images"`
 		Serve      serveText      `yaml:"serve"`
 		Resync     string         `yaml:"resync"`
 		State      *stateText     `yaml:"state"`
@@ -98,6 +99,35 @@ type (
 		Format string   `yaml:"format"`
 		Owner  string   `yaml:"owner"`
 		Mode   string   `yaml:"mode"`
+	}
+	imagesText struct {
+		Match      string       `yaml:"match"`
+		Matches    []string     `yaml:"matches"`
+		Keep       []ruleText   `yaml:"keep"`
+		Grace      string       `yaml:"grace"`
+		Kubeconfig string       `yaml:"kubeconfig"`
+		Contexts   []string     `yaml:"contexts"`
+		InUse      []string     `yaml:"inUse"`
+		MaxDeletes *int         `yaml:"maxDeletes"`
+		MaxShare   *int         `yaml:"maxShare"`
+		Rate       *int         `yaml:"rate"`
+		Prune      scheduleText `yaml:"prune"`
+	}
+	ruleText struct {
+		Last         int      `yaml:"last"`
+		Pattern      string   `yaml:"pattern"`
+		Regex        string   `yaml:"regex"`
+		Semver       string   `yaml:"semver"`
+		NewerThan    string   `yaml:"newerThan"`
+		PulledWithin string   `yaml:"pulledWithin"`
+		Deployed     bool     `yaml:"deployed"`
+		Branch       string   `yaml:"branch"`
+		Branches     []string `yaml:"branches"`
+		Git          string   `yaml:"git"`
+	}
+	scheduleText struct {
+		Every string `yaml:"every"`
+		Cron  string `yaml:"cron"`
 	}
 	serveText struct {
 		Registry *embeddedText `yaml:"registry"`

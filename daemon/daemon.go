@@ -29,6 +29,8 @@ type Setup struct {
 	// Origins tell, by name, when a login may have been changed where it comes
 	// from. They return as [credential.Watcher] does.
 	Origins map[string]func(ctx context.Context, changed func()) error
+	// Jobs are done beside the passes.
+	Jobs []Job
 	// Resync is how often everything is looked at, besides what is noticed.
 	Resync time.Duration
 	// Warnings are logged.
@@ -191,6 +193,9 @@ func (d *Daemon) swap(ctx context.Context, group *errgroup.Group) error {
 				return watch(ctx, func() { notify(d.check) })
 			})
 		})
+	}
+	for _, job := range next.Jobs {
+		group.Go(func() error { return d.job(watching, job) })
 	}
 	d.config.Metrics.reloaded(true)
 	return nil

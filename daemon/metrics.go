@@ -19,6 +19,8 @@ type Metrics struct {
 	deliveries, verifications  *prometheus.CounterVec
 	passes                     *prometheus.HistogramVec
 	reloads                    *prometheus.CounterVec
+	jobs                       *prometheus.HistogramVec
+	jobDone                    *prometheus.GaugeVec
 }
 
 // NewMetrics makes the metrics, with those of the process and the Go runtime.
@@ -43,12 +45,17 @@ func NewMetrics(version string) *Metrics {
 			Namespace: "regkeeper", Name: "sync_duration_seconds", Help: "How long passes took, by result.",
 			Buckets: prometheus.ExponentialBuckets(0.005, 4, 8),
 		}, []string{"result"}),
+		jobs: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "regkeeper", Name: "job_duration_seconds", Help: "How long jobs such as pruning took, by result.",
+			Buckets: prometheus.ExponentialBuckets(0.1, 4, 9),
+		}, []string{"job", "result"}),
+		jobDone: gauge("job_last_success_timestamp_seconds", "When a job last ended well.", "job"),
 		reloads: counter("config_reload_total", "Reloads of the configuration, by result.", "result"),
 	}
 	build := gauge("build_info", "The version that runs; always 1.", "version")
 	build.WithLabelValues(version).Set(1)
 	m.registry.MustRegister(m.ready, m.expiration, m.renewal, m.placeReady, m.places, m.steps, m.deliveries, m.verifications,
-		m.passes, m.reloads, build,
+		m.passes, m.reloads, m.jobs, m.jobDone, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -69,6 +76,16 @@ func (m *Metrics) reloaded(ok bool) {
 		return
 	}
 	m.reloads.WithLabelValues("error").Inc()
+}
+
+func (m *Metrics) worked(job string, took time.Duration, err error) {
+	if m == nil {
+		return
+	}
+	m.jobs.WithLabelValues(job, result(err)).Observe(took.Seconds())
+	if err == nil {
+		m.jobDone.WithLabelValues(job).SetToCurrentTime()
+	}
 }
 
 func (m *Metrics) passed(took time.Duration, err error) {
