@@ -50,6 +50,7 @@ type Data struct {
 	Tokens   *builtin.TokenStore
 
 	clusters *clusters
+	log      *slog.Logger
 	// state is the Secret with the state; nil where the folder has it.
 	state *config.StateSecret
 	close func() error
@@ -59,7 +60,7 @@ type Data struct {
 // [problem.Busy] if another process has it, and [problem.Damaged] if the state
 // in it cannot be read.
 func Open(ctx context.Context, c config.Config, folder string, options Options) (*Data, error) {
-	data := &Data{Folder: folder, clusters: newClusters(options), state: c.State, close: func() error { return nil }}
+	data := &Data{Folder: folder, clusters: newClusters(options), log: options.Log, state: c.State, close: func() error { return nil }}
 	if err := data.openState(ctx); err != nil {
 		return nil, err
 	}
@@ -100,7 +101,7 @@ func (d *Data) openState(ctx context.Context) error {
 // only: whatever would change the state fails.
 func Look(ctx context.Context, c config.Config, folder string, options Options) (*Data, error) {
 	options.Quiet = true
-	data := &Data{Folder: folder, clusters: newClusters(options), state: c.State, close: func() error { return nil }}
+	data := &Data{Folder: folder, clusters: newClusters(options), log: options.Log, state: c.State, close: func() error { return nil }}
 	var err error
 	if c.State != nil {
 		data.Store, data.Instance, err = data.clusters.openState(ctx, *c.State, true)
@@ -178,6 +179,7 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 		}
 	}
 	setup.Keeper, setup.Origins = keeper.New(wiring), reader.origins()
+	setup.Jobs = pruneJobs(c, data, data.log)
 	return setup, nil
 }
 

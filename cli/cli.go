@@ -78,7 +78,7 @@ type env struct {
 const exitCodes = `Exit codes:
   0 done   1 internal error   2 changes pending (plan)   3 usage   4 configuration
   5 login refused   6 not reachable   7 busy   8 not found   9 damaged document
-  10 disk   11 partly done   130 interrupted`
+  10 disk   11 partly done   12 refused by a limit   130 interrupted`
 
 // Command is the tree of commands, for documentation.
 func Command() *cobra.Command { return newRoot(&env{}) }
@@ -126,7 +126,7 @@ holds them any more.
 		return problem.Wrap(err, problem.Usage, "see "+c.CommandPath()+" --help", "command line")
 	})
 	root.AddCommand(
-		newUp(e), newSync(e), newPlan(e), newStatus(e), newRotate(e), newConfig(e), newRegistry(e), newInstall(e), newKubeletProvider(e), newVersion(e),
+		newUp(e), newSync(e), newPlan(e), newStatus(e), newRotate(e), newImage(e), newConfig(e), newRegistry(e), newInstall(e), newKubeletProvider(e), newVersion(e),
 	)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/regkeeper/regkeeper/keeper"
+	"github.com/regkeeper/regkeeper/lifecycle"
 )
 
 // printJSON prints a result as one indented JSON value.
@@ -95,6 +96,18 @@ func (p *progress) step(event keeper.Event) {
 	if p.bar != nil {
 		p.bar.Describe(p.what)
 		_ = p.bar.Add(1)
+	}
+}
+
+// far shows how far a long work is.
+func (p *progress) far(at lifecycle.Progress) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.steps, p.what = at.Done, at.What
+	if p.bar != nil {
+		p.bar.ChangeMax(max(at.Of, at.Done))
+		p.bar.Describe(p.what)
+		_ = p.bar.Set(at.Done)
 	}
 }
 

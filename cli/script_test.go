@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 		"scrub":             scrub,
 		"httpget":           httpget,
 		"schema":            schema,
+		"builds":            builds,
 	})
 }
 
@@ -103,7 +104,7 @@ var scrubs = []struct {
 	{regexp.MustCompile(`regkeeper-[0-9a-f]{8}-[0-9a-f]{8}-\w+-\w+`), "NAME"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?`), "TIME"},
 	{regexp.MustCompile(`127\.0\.0\.1:\d+`), "HOST"},
-	{regexp.MustCompile(`\b\d+[smhd] ago`), "AGO"},
+	{regexp.MustCompile(`\b\d+([smhd]| days| hours| minutes) ago`), "AGO"},
 	{regexp.MustCompile(`\bin \d+[smhd]\b`), "SOON"},
 	{regexp.MustCompile(`process \d+`), "process PID"},
 	{regexp.MustCompile(`\(took [0-9.]+[a-zµ]+\)`), "(took TIME)"},

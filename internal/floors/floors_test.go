@@ -29,24 +29,29 @@ var floors = map[string]int{
 	"internal/secretref": 2,
 	"internal/transport": 2,
 	"k3sconfig":          2,
-	"registry/builtin":   2,
+	"mirrorconfig":       2,
+	"webhook":            2,
 	"state":              2,
 
 	"controller":   3,
+	"growth":       3,
 	"kubelet":      3,
 	"plan":         3,
 	"registry":     3,
-	"source":       3,
 	"state/secret": 3,
 	"target":       3,
 	"workload":     3,
 
-	"keeper":    4,
-	"lifecycle": 4,
-	"release":   4,
+	"keeper":           4,
+	"source":           4,
+	"lifecycle":        4,
+	"release/build":    4,
+	"release/revision": 4,
+	"release/rollout":  4,
 
-	"config": 5,
-	"daemon": 5,
+	"config":  5,
+	"daemon":  5,
+	"release": 5,
 
 	"app":       6,
 	"manifests": 6,
@@ -55,12 +60,13 @@ var floors = map[string]int{
 	"cmd": 8,
 
 	// Suites and kits of tests may use what they test.
-	"registry/registrytest": 4,
-	"source/sourcetest":     4,
-	"state/statetest":       4,
-	"target/targettest":     4,
-	"internal/testkit":      8,
-	"internal/floors":       8,
+	"registry/registrytest":         4,
+	"source/sourcetest":             5,
+	"state/statetest":               4,
+	"target/targettest":             4,
+	"internal/testkit":              8,
+	"internal/testkit/fakeregistry": 7,
+	"internal/floors":               8,
 }
 
 func floor(path string) (int, bool) {

@@ -1,0 +1,190 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	dockercli "github.com/docker/cli/cli/config"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/regkeeper/regkeeper/config"
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/kube"
+	"github.com/regkeeper/regkeeper/internal/transport"
+	"github.com/regkeeper/regkeeper/keeper/loan"
+	"github.com/regkeeper/regkeeper/lifecycle"
+	"github.com/regkeeper/regkeeper/registry/oci"
+)
+
+// The data folder's contents that the second flow uses.
+const (
+	cacheName  = "cache"
+	ledgerName = "deleting"
+)
+
+// loanLife is how long a piece of work on images may take.
+const loanLife = 6 * time.Hour
+
+// ImageRegistry is a registry whose images are read and changed.
+type ImageRegistry interface {
+	image.Reader
+	image.Deleter
+	image.Writer
+}
+
+// Registries are the ways to the registries of a run. Close ends the logins that
+// were borrowed for it.
+type Registries struct {
+	config config.Config
+	data   *Data
+	client http.RoundTripper
+	reader *secretReader
+
+	mu    sync.Mutex
+	open  map[opened]ImageRegistry
+	loans map[credential.Host]*borrowed
+}
+
+type opened struct {
+	host    credential.Host
+	changes bool
+}
+
+type borrowed struct {
+	login credential.Login
+	end   func(context.Context) error
+}
+
+// OpenRegistries makes the ways to registries: those of the configuration, with
+// logins of their sources, and others, with the logins of the docker CLI. It sends
+// nothing.
+func OpenRegistries(c config.Config, data *Data) *Registries {
+	return &Registries{
+		config: c, data: data, client: transport.New(transport.Config{Retries: httpRetries}),
+		reader: &secretReader{clusters: data.clusters, mirrors: map[types.NamespacedName]*kube.Mirror[map[string][]byte]{}},
+		open:   map[opened]ImageRegistry{}, loans: map[credential.Host]*borrowed{},
+	}
+}
+
+// Reader is the way to a registry for reading: with the login in force, if there
+// is one.
+func (r *Registries) Reader(host credential.Host) (ImageRegistry, error) { return r.get(host, false) }
+
+// Changer is the way to a registry for changing what it holds, with a login that
+// ends with the run.
+func (r *Registries) Changer(host credential.Host) (ImageRegistry, error) { return r.get(host, true) }
+
+func (r *Registries) get(host credential.Host, changes bool) (ImageRegistry, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := opened{host, changes}
+	if registry, ok := r.open[key]; ok {
+		return registry, nil
+	}
+	configured := r.registry(host)
+	wiring := oci.Config{Host: host, Transport: r.client, Insecure: configured != nil && configured.Insecure}
+	switch {
+	case configured == nil:
+		wiring.Login = func(context.Context) (credential.Login, error) { return dockerLogin(host) }
+	default:
+		source, _, _, err := source(*configured, r.data, r.client, r.reader)
+		if err != nil {
+			return nil, err
+		}
+		lender := &loan.Lender{Host: host, Source: source, Instance: r.data.Instance, Life: loanLife, Now: time.Now}
+		wiring.Login = func(ctx context.Context) (credential.Login, error) { return r.login(ctx, lender, changes) }
+	}
+	registry := native(configured, oci.New(wiring), wiring)
+	r.open[key] = registry
+	return registry, nil
+}
+
+// native puts the way of a registry's own API before that of the specification.
+func native(_ *config.Registry, registry ImageRegistry, _ oci.Config) ImageRegistry { return registry }
+
+func (r *Registries) registry(host credential.Host) *config.Registry {
+	for i := range r.config.Registries {
+		if r.config.Registries[i].Host == host {
+			return &r.config.Registries[i]
+		}
+	}
+	return nil
+}
+
+// login is the login in force, or one that was borrowed for this run.
+func (r *Registries) login(ctx context.Context, lender *loan.Lender, changes bool) (credential.Login, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !changes {
+		doc, err := r.data.Store.Load(ctx)
+		if err != nil {
+			return credential.Login{}, err
+		}
+		if entry := doc.Registries[lender.Host]; entry != nil && entry.Current != nil && entry.Current.Scopes.Has(credential.Pull) {
+			return entry.Current.Login(), nil
+		}
+	}
+	if known := r.loans[lender.Host]; known != nil {
+		return known.login, nil
+	}
+	login, end, err := lender.Borrow(ctx, credential.ScopesOf(credential.Pull, credential.Push, credential.Delete))
+	if err != nil {
+		return credential.Login{}, err
+	}
+	r.loans[lender.Host] = &borrowed{login: login.Login(), end: end}
+	return login.Login(), nil
+}
+
+// dockerLogin is the login that the docker CLI would use.
+func dockerLogin(host credential.Host) (credential.Login, error) {
+	file, err := dockercli.Load(dockercli.Dir())
+	if err != nil {
+		return credential.Login{}, err
+	}
+	found, err := file.GetAuthConfig(host.Key())
+	if err != nil {
+		return credential.Login{}, err
+	}
+	return credential.Login{Username: found.Username, Secret: credential.NewSecret(found.Password)}, nil
+}
+
+// Close ends the borrowed logins, also when ctx has ended.
+func (r *Registries) Close(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var errs []error
+	for host, loan := range r.loans {
+		errs = append(errs, loan.end(ctx))
+		delete(r.loans, host)
+	}
+	return errors.Join(errs...)
+}
+
+// Cache is where manifests are remembered: in the data folder if there is one, or
+// else in the user's cache; nil where neither can be had.
+func Cache(folder string) *lifecycle.Cache {
+	path := filepath.Join(folder, cacheName)
+	if _, err := os.Stat(folder); err != nil {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return nil
+		}
+		path = filepath.Join(user, "regkeeper")
+	}
+	cache, err := lifecycle.OpenCache(path)
+	if err != nil {
+		return nil // it costs requests, no more
+	}
+	return cache
+}
+
+// Ledger remembers what is being deleted, in the data folder.
+func Ledger(folder string) lifecycle.FileLedger {
+	return lifecycle.FileLedger{Folder: filepath.Join(folder, ledgerName)}
+}
