@@ -31,8 +31,8 @@ leave_out() { # leave_out NAME REASON
 }
 
 # The programs that the end-to-end tests need, and the packages they are in.
-packages=(docker.io podman skopeo busybox-static runc containernetworking-plugins iproute2)
-programs=(dockerd podman skopeo busybox runc /usr/lib/cni/bridge ip)
+packages=(docker.io docker-registry podman skopeo busybox-static runc containernetworking-plugins iproute2)
+programs=(dockerd docker-registry podman skopeo busybox runc /usr/lib/cni/bridge ip)
 
 install_programs() {
 	local missing=()
@@ -44,7 +44,14 @@ install_programs() {
 		leave_out "install" "${missing[*]} are missing: install them as root; the tests that need them are skipped"
 		return 0
 	fi
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+	# What is installed must not start as a service: see invoke-rc.d(8).
+	local policy=/usr/sbin/policy-rc.d code=0 ours=
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && ours=1
+	fi
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null || code=$?
+	[ -z "$ours" ] || rm -f "$policy"
+	return "$code"
 }
 
 lint() {
@@ -69,7 +76,10 @@ peers() {
 		go build -C e2e/peers/runner/build -o /dev/null gitea.com/gitea/runner &&
 		go build -C e2e/peers/kubernetes/build -o /dev/null . &&
 		go build -C e2e/peers/containerd/build -tags "no_btrfs no_devmapper no_zfs" -o /dev/null tool &&
-		go build -C e2e/peers/kwok/build -o /dev/null sigs.k8s.io/kwok/cmd/kwok
+		go build -C e2e/peers/kwok/build -o /dev/null sigs.k8s.io/kwok/cmd/kwok &&
+		go build -C e2e/peers/distribution/build -o /dev/null tool &&
+		go build -C e2e/peers/cosign/build -o /dev/null tool &&
+		go build -C e2e/peers/buildx/build -o /dev/null tool
 }
 
 # quiet keeps of go test -v the packages' results, what was left out, and all

@@ -1,6 +1,6 @@
 // Package peers owns the real programs that the end-to-end tests run against:
-// Gitea, the Gitea runner, a Docker daemon, a Kubernetes cluster and the
-// registry clients.
+// Gitea, the Gitea runner, a Docker daemon, a Kubernetes cluster, registries,
+// the registry clients, and what builds and signs images.
 //
 // It refuses stand-ins. A peer is the program its users run, built from a
 // pinned version or taken from the distribution, on loopback and free ports,
@@ -26,6 +26,7 @@ var packages = map[string]string{
 	"busybox":             "busybox-static",
 	"dockerd":             "docker.io",
 	"docker":              "docker.io",
+	"docker-registry":     "docker-registry",
 	"gcc":                 "gcc",
 	"git":                 "git",
 	"ip":                  "iproute2",
