@@ -90,6 +90,11 @@ func inUse(pattern string, facts *plan.Facts) {
 // PlanPrune reads a repository and decides what of it goes.
 func PlanPrune(ctx context.Context, registry image.Reader, repository image.Repository, policy plan.Policy, facts plan.Facts, ledger lifecycle.Ledger, how lifecycle.Reading) (*plan.Plan, error) {
 	how.Dates = true
+	for _, use := range facts.Uses {
+		if use.Reference.Repository == repository && use.Reference.Digest != "" {
+			how.Also = append(how.Also, use.Reference.Digest)
+		}
+	}
 	inventory, err := lifecycle.Read(ctx, registry, repository, how)
 	if err != nil {
 		return nil, err

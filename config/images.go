@@ -145,6 +145,9 @@ func (b builder) rule(text ruleText, at []string) plan.Rule {
 	case text.Git != "":
 		b.add("add branch: main", in("git"), "a git repository is named, and no branch")
 	}
+	if rule.Last > 0 && rule.Deployed {
+		b.add("make two rules of it: {last: 30} and {deployed: true}", at, "the rule would let go of what is deployed and not among the last %d", rule.Last)
+	}
 	if rule.String() == (plan.Rule{}).String() {
 		b.add("name a condition, for example {last: 30}", at, "the rule has no condition, and would keep everything")
 	}

@@ -210,6 +210,11 @@ func (a *applying) step(ctx context.Context, step plan.Step) (skipped string, er
 func (a *applying) look(ctx context.Context) error {
 	how := a.Reading
 	how.Tags, how.Flat, how.Bare, how.Dates, how.Report = nil, false, false, false, nil
+	for _, v := range a.plan.Images {
+		if v.Keep && len(v.Tags) == 0 {
+			how.Also = append(how.Also, v.Digest)
+		}
+	}
 	began := time.Now()
 	inventory, err := Read(ctx, a.registry, a.plan.Repository, how)
 	if err != nil {

@@ -2,6 +2,7 @@ package lifecycle_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
@@ -10,6 +11,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/regkeeper/regkeeper/image"
 	"github.com/regkeeper/regkeeper/internal/testkit/fakeregistry"
@@ -236,4 +240,36 @@ func TestDeletingIsForbidden(t *testing.T) {
 	for n := range 4 {
 		k.whole("app", fmt.Sprint("b", n))
 	}
+}
+
+// A pod may run an image whose tag was moved. Registries that list no manifests
+// without a tag are asked for it by its digest, and what it shares stays.
+func TestPruneKeepsWhatRunsByDigest(t *testing.T) {
+	t.Parallel()
+	k := newKit(t, fakeregistry.Config{NoReferrers: true})
+	runs := k.index("app", "b0", "one", epoch)
+	mediaType, raw, err := k.Manifest(t.Context(), "app", runs.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.index("app", "b0", "two", epoch.Add(time.Hour)) // the tag moves
+	// Another index of the same platforms goes.
+	var other ocispec.Index
+	if err := json.Unmarshal(raw, &other); err != nil {
+		t.Fatal(err)
+	}
+	other.Annotations = map[string]string{"of": "another"}
+	k.put("app", "old", mediaType, other)
+	k.index("app", "newest", "three", epoch.Add(2*time.Hour))
+	uses := []image.Use{{Reference: image.Reference{Repository: repository("app"), Digest: runs.Digest}, Where: "Pod web/api"}}
+	inventory, err := lifecycle.Read(t.Context(), k.Registry, repository("app"), lifecycle.Reading{Dates: true, Also: []digest.Digest{runs.Digest, digest.FromString("elsewhere")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := plan.Decide(plan.Policy{Rules: []plan.Rule{{Last: 1}, {Deployed: true}}}, inventory, plan.Facts{Now: epoch.Add(24 * time.Hour), Uses: uses})
+	if _, err := lifecycle.Apply(t.Context(), k.Registry, p, lifecycle.Pruning{Limits: all}); err != nil {
+		t.Fatal(err)
+	}
+	k.whole("app", runs.Digest.String())
+	k.gone("app", "old")
 }

@@ -31,6 +31,10 @@ type Reading struct {
 	// Tags says which tags are wanted; nil is all. An inventory of some tags is
 	// good for looking at, not for deleting.
 	Tags func(tag string) bool
+	// Also are manifests that something uses. Those that are there are read as
+	// ones without a tag, unless a tag leads to them: most registries do not
+	// list them.
+	Also []digest.Digest
 	// Bare leaves out what only belongs to images (referrers), Flat what is
 	// below them.
 	Bare, Flat bool
@@ -81,14 +85,19 @@ type reading struct {
 // is for a repository of which nothing is known, or that too much of is not.
 func Read(ctx context.Context, reader image.Reader, repository image.Repository, how Reading) (*image.Inventory, error) {
 	r := newReading(reader, repository, how)
-	group, ctx := errgroup.WithContext(ctx)
+	group, all := errgroup.WithContext(ctx)
 	r.group = group
-	group.Go(func() error { return r.tags(ctx) })
+	group.Go(func() error { return r.tags(all) })
 	if lister, ok := reader.(image.Lister); ok && !how.Bare && how.Tags == nil {
-		group.Go(func() error { return r.untagged(ctx, lister) })
+		group.Go(func() error { return r.untagged(all, lister) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
+	}
+	for _, d := range how.Also {
+		if err := r.also(ctx, d); err != nil {
+			return nil, err
+		}
 	}
 	return r.inventory, nil
 }
@@ -164,6 +173,22 @@ func (r *reading) untagged(ctx context.Context, lister image.Lister) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// also adds a manifest that nothing led to so far.
+func (r *reading) also(ctx context.Context, d digest.Digest) error {
+	if r.asked[d] || d.Validate() != nil {
+		return nil
+	}
+	if err := r.visit(ctx, d, false); err != nil {
+		return err
+	}
+	if _, listed := r.inventory.Untagged[d]; r.inventory.Manifests[d] != nil && !listed {
+		r.inventory.Untagged[d] = image.Tag{Digest: d}
+	}
+	// It may be no manifest of this repository.
+	delete(r.inventory.Missing, d)
 	return nil
 }
 
