@@ -39,9 +39,18 @@ type refusal struct {
 	message   string
 	challenge string // WWW-Authenticate, RFC 9110 section 11.6.1
 	allow     string // Allow, RFC 9110 section 10.2.1
+	cause     error  // for the log, not for the client
 }
 
-func (r *refusal) Error() string { return r.message }
+func (r *refusal) Error() string {
+	if r.cause != nil {
+		return r.message + ": " + r.cause.Error()
+	}
+	return r.message
+}
+
+// Unwrap returns the cause.
+func (r *refusal) Unwrap() error { return r.cause }
 
 var (
 	errNoRoute    = &refusal{status: http.StatusNotFound, code: codeUnsupported, message: "there is nothing at this path"}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net/http"
 	"net/url"
 	"path"
@@ -78,28 +79,13 @@ func (g *Registry) tagsOf(ctx context.Context, repository string) ([]string, err
 // cannot be read fails the listing: half a list would look like a whole one.
 func (g *Registry) listRepositories(w http.ResponseWriter, r *http.Request, by caller) error {
 	var all []string
-	err := filepath.WalkDir(g.config.Dir, func(file string, entry fs.DirEntry, err error) error {
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil
-		case err != nil:
-			return err
-		case entry.IsDir() && (entry.Name() == blobsFolder || entry.Name() == "_uploads"):
-			return fs.SkipDir
-		case entry.IsDir() || entry.Name() != indexFile:
-			return r.Context().Err()
-		}
-		dir, err := filepath.Rel(g.config.Dir, filepath.Dir(file))
+	for name, err := range g.repositories(r.Context()) {
 		if err != nil {
 			return err
 		}
-		if name := filepath.ToSlash(dir); validName(name) && by.token.Allows(name, pulling) && g.filled(name) {
+		if by.token.Allows(name, pulling) {
 			all = append(all, name)
 		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("list repositories: %w", err)
 	}
 	page, err := paginate(w, r, all)
 	if err != nil {
@@ -108,6 +94,53 @@ func (g *Registry) listRepositories(w http.ResponseWriter, r *http.Request, by c
 	return writeJSON(w, http.StatusOK, struct {
 		Repositories []string `json:"repositories"`
 	}{page})
+}
+
+// repositories lists the repositories that hold something, copies of other
+// registries' among them.
+func (g *Registry) repositories(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		for name, err := range g.allRepositories(ctx) {
+			if err == nil && !g.filled(name) {
+				continue
+			}
+			if err != nil {
+				err = fmt.Errorf("list repositories: %w", err)
+			}
+			if !yield(name, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// repositoriesIn lists what is stored below a folder.
+func repositoriesIn(ctx context.Context, root string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		err := filepath.WalkDir(root, func(file string, entry fs.DirEntry, err error) error {
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return nil
+			case err != nil:
+				return err
+			case entry.IsDir() && file != root && (entry.Name() == blobsFolder || strings.HasPrefix(entry.Name(), "_")):
+				return fs.SkipDir
+			case entry.IsDir() || entry.Name() != indexFile:
+				return ctx.Err()
+			}
+			dir, err := filepath.Rel(root, filepath.Dir(file))
+			if err != nil {
+				return err
+			}
+			if name := filepath.ToSlash(dir); validName(name) && !yield(name, nil) {
+				return fs.SkipAll
+			}
+			return nil
+		})
+		if err != nil {
+			yield("", err)
+		}
+	}
 }
 
 // paginate cuts a list to the page that the parameters n and last ask for, and

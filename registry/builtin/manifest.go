@@ -16,7 +16,7 @@ import (
 // after the other: olareg reads, extends and writes the list of a subject's
 // referrers without a lock, and of two that come at once would forget one. So
 // that a slow client does not hold up the others, the body is read first.
-func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, to route) error {
+func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, by caller, to route) error {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxManifest))
 	var tooLong *http.MaxBytesError
 	switch {
@@ -28,27 +28,51 @@ func (g *Registry) putManifest(w http.ResponseWriter, r *http.Request, to route)
 	if err := g.create(r.Context(), to.repository); err != nil {
 		return err
 	}
-	lock := g.locks.of(to.repository)
-	lock.Lock()
-	defer lock.Unlock()
-	if err := g.checkOverwrite(r, to, body); err != nil {
-		return err
-	}
 	r = r.Clone(r.Context())
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
-	g.forward(w, r, to)
-	return nil
+	answer := &captured{header: http.Header{}}
+	err = func() error {
+		lock := g.locks.of(to.repository)
+		lock.Lock()
+		defer lock.Unlock()
+		if err := g.checkOverwrite(r, to, body); err != nil {
+			return err
+		}
+		g.forward(answer, r, to)
+		return nil
+	}()
+	if err != nil {
+		return err
+	}
+	if answer.status == http.StatusCreated {
+		digest, tags := newDigest(r, to, body)
+		g.history.pushed(to.repository, digest, tags)
+		g.tellPush(r, by, to, digest, tags, body)
+	}
+	return answer.send(w)
 }
 
 // deleteManifest deletes a manifest, or a tag of one. A manifest whose tag is
 // deleted stays a referrer of its subject: olareg forgets that, and is reminded
 // by having the manifest put again by its digest.
-func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, to route) error {
+func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, by caller, to route) error {
+	answer, err := g.delete(r, to)
+	if err != nil {
+		return err
+	}
+	if answer.status == http.StatusAccepted {
+		g.history.deleted(to.repository, to.reference)
+		g.tellDelete(r, by, to)
+	}
+	return answer.send(w)
+}
+
+func (g *Registry) delete(r *http.Request, to route) (*captured, error) {
 	lock := g.locks.of(to.repository)
 	lock.Lock()
 	defer lock.Unlock()
 	if err := g.checkDelete(r.Context(), to); err != nil {
-		return err
+		return nil, err
 	}
 	var referrer *storedManifest
 	if tagForm.MatchString(to.reference) {
@@ -57,7 +81,7 @@ func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, to rou
 		case errors.Is(err, errNoManifest):
 			// A tag whose manifest is lost can still be deleted.
 		case err != nil:
-			return err
+			return nil, err
 		case stored.Subject.Digest != "":
 			referrer = stored
 		}
@@ -71,10 +95,10 @@ func (g *Registry) deleteManifest(w http.ResponseWriter, r *http.Request, to rou
 			err = fmt.Errorf("keep referrer %s: storage answers %d", referrer.digest, again.status)
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return answer.send(w)
+	return answer, nil
 }
 
 // deleteBlob deletes a blob, unless a tag that never moves is made of it.

@@ -2,15 +2,19 @@
 // needs nothing but a folder, private from its first request.
 //
 // It owns the tokens that open the registry, the Docker token protocol, the
-// decision who may do what in which repository, and tags that never move. What
-// is stored, and how, is olareg's part; where olareg departs from the OCI
-// distribution specification 1.1, this package makes up for it.
+// decision who may do what in which repository, tags that never move, copies of
+// what other registries hold, the collection of garbage, and the times at which
+// tags were pushed and pulled. What is stored, and how, is olareg's part; where
+// olareg departs from the OCI distribution specification 1.1, this package makes
+// up for it.
 //
 // It refuses to listen, to speak TLS, to serve anything without a login, and to
-// share its folder with a second process.
+// share its folder with a second process. It speaks to no other registry itself:
+// it is given readers.
 package builtin
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,7 +27,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
-	"github.com/olareg/olareg"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -62,6 +66,13 @@ type Config struct {
 	// nobody continues, are kept. Zero means 24 hours. Manifests without a tag
 	// are never collected: clients push and deploy by digest.
 	Grace time.Duration
+	// Upstreams are the registries of which this one keeps copies: see
+	// [Upstream].
+	Upstreams []Upstream
+	// Events is told of each manifest that was pushed or deleted, after it
+	// happened and before the client is answered. It must return at once. Nil
+	// is told nothing.
+	Events func(Event)
 	// Log gets changes of content at info, failures of the storage at error
 	// and everything else at debug. Nil discards.
 	Log *slog.Logger
@@ -77,9 +88,21 @@ type Registry struct {
 	bearer    *bearer
 	folder    *flock.Flock
 	locks     repositoryLocks
+	upstreams []*upstream
+	history   *history
+	sessions  sessions
+	downloads downloads
 
 	start sync.Once
-	store *olareg.Server
+	// What follows is not set before the first request.
+	own, copies *area
+	began       time.Time
+	// running ends with Close; work is what goes on until then.
+	running context.Context
+	stop    context.CancelFunc
+	work    sync.WaitGroup
+	flights singleflight.Group
+	clean   cleanliness
 
 	serving sync.RWMutex
 	closed  bool
@@ -107,7 +130,8 @@ func New(config Config) (*Registry, error) {
 	}
 	base, err := parseBase(config.URL)
 	immutable, immutableErr := parseImmutable(config.Immutable)
-	if err := errors.Join(checkFolder(config), err, immutableErr); err != nil {
+	upstreams, upstreamErr := parseUpstreams(config.Upstreams)
+	if err := errors.Join(checkFolder(config), err, immutableErr, upstreamErr); err != nil {
 		return nil, problem.Wrap(err, problem.Config, problem.HintOf(err), "embedded registry")
 	}
 	key, err := config.Tokens.signingKey()
@@ -118,32 +142,54 @@ func New(config Config) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Registry{
+	g := &Registry{
 		config:    config,
 		url:       base,
 		immutable: immutable,
 		bearer:    newBearer(key, config.Service, config.Now),
 		folder:    folder,
-	}, nil
+		upstreams: upstreams,
+	}
+	g.history = &history{folder: g.folderOf, now: config.Now, log: config.Log}
+	g.running, g.stop = context.WithCancel(context.Background())
+	return g, nil
 }
 
-// Close waits for the requests under way, writes down when the tokens were
-// last used and gives the folder back. Requests that come later are answered
-// 503. Closing twice is no error.
+// Close waits for the requests under way, collects garbage for a short while,
+// writes down when the tokens and the tags were last used, and gives the folder
+// back. Requests that come later are answered 503. Closing twice is no error.
 func (g *Registry) Close() error {
+	g.stop()
 	g.serving.Lock()
 	defer g.serving.Unlock()
 	if g.closed {
 		return nil
 	}
 	g.closed = true
-	var err error
-	if g.store != nil {
-		if err = g.store.Close(); err != nil {
-			err = fmt.Errorf("close blob storage: %w", err)
+	g.work.Wait()
+	var errs []error
+	if g.own != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closingTime)
+		if _, err := g.collect(ctx); err != nil && ctx.Err() == nil {
+			g.config.Log.Error("garbage not collected", "error", err)
 		}
+		g.endSessions(ctx, 0)
+		cancel()
+		g.own.close()
+		g.copies.close()
 	}
-	return errors.Join(err, g.config.Tokens.FlushUsed(), g.folder.Close())
+	errs = append(errs, g.history.flush(), g.config.Tokens.FlushUsed(), g.folder.Close())
+	return errors.Join(errs...)
+}
+
+// open starts the storage, once.
+func (g *Registry) open() {
+	g.start.Do(func() {
+		g.began = time.Now()
+		g.own = g.openArea(g.config.Dir, false)
+		g.copies = g.openArea(g.copiesDir(), true)
+		g.work.Go(g.tidy)
+	})
 }
 
 // ServeHTTP answers one request.
@@ -156,7 +202,7 @@ func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var by caller
 	err := error(errClosed)
 	if !g.closed {
-		g.start.Do(func() { g.store = olareg.New(g.storage()) })
+		g.open()
 		by, err = g.serve(out, r)
 	}
 	out.finish(err)
@@ -175,6 +221,9 @@ func (g *Registry) serve(w http.ResponseWriter, r *http.Request) (caller, error)
 		return caller{}, wrong
 	case tokens:
 		return g.issue(w, r)
+	}
+	if wrong == nil {
+		to, wrong = g.named(r, to)
 	}
 	by, err := g.identify(r)
 	if err != nil {
@@ -195,7 +244,16 @@ func (g *Registry) dispatch(w http.ResponseWriter, r *http.Request, by caller, t
 		return writeJSON(w, http.StatusOK, struct{}{})
 	case catalog:
 		return g.listRepositories(w, r, by)
-	case uploads:
+	}
+	if up := g.upstreamOf(to.repository); up != nil {
+		switch {
+		case to.scope == pushing:
+			return up.refusePush()
+		case to.scope == pulling && to.endpoint != extension:
+			return g.serveCopy(w, r, up, to)
+		}
+	}
+	if to.endpoint == uploads {
 		return g.startUpload(w, r, by, to)
 	}
 	if !g.exists(to.repository) && to.scope != pushing {
@@ -206,17 +264,33 @@ func (g *Registry) dispatch(w http.ResponseWriter, r *http.Request, by caller, t
 		return g.listTags(w, r, to)
 	case to.endpoint == referrers:
 		return g.listReferrers(w, r, to)
+	case to.endpoint == extension:
+		return g.listDated(w, r, to)
 	case to.endpoint == session:
 		return g.continueUpload(w, r, to)
 	case to.endpoint == manifests && r.Method == http.MethodPut:
-		return g.putManifest(w, r, to)
+		return g.putManifest(w, r, by, to)
 	case to.endpoint == manifests && r.Method == http.MethodDelete:
-		return g.deleteManifest(w, r, to)
+		return g.deleteManifest(w, r, by, to)
 	case to.endpoint == blobs && r.Method == http.MethodDelete:
 		return g.deleteBlob(w, r, to)
+	case r.Method == http.MethodHead && by.can(to.repository, pushing):
+		// Who pushes will leave out what is there already.
+		g.refresh(to.repository, to.reference)
 	}
 	g.forward(w, r, to)
+	if to.endpoint == manifests {
+		g.notePull(w, r, to)
+	}
 	return nil
+}
+
+// statusOf is what was answered, and zero if nothing was yet.
+func statusOf(w http.ResponseWriter) int {
+	if a, ok := w.(*answer); ok {
+		return a.status
+	}
+	return 0
 }
 
 // logRequest writes down what was asked and answered. Headers and queries hold
@@ -292,7 +366,7 @@ func checkFolder(config Config) error {
 // lock's name is no repository's name.
 func takeFolder(dir string) (*flock.Flock, error) {
 	const hint = "check the folder, its owner and the disk"
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, copiesFolder), 0o700); err != nil {
 		return nil, problem.Wrap(err, problem.Storage, hint, "make folder of images")
 	}
 	lock := flock.New(filepath.Join(dir, ".lock"))

@@ -25,6 +25,7 @@ const (
 	session                   // /v2/<name>/blobs/uploads/<session>
 	tags                      // /v2/<name>/tags/list
 	referrers                 // /v2/<name>/referrers/<digest>
+	extension                 // /v2/<name>/_regkeeper/<listing>/list
 )
 
 // The scopes under names that cannot be taken for an endpoint's.
@@ -49,14 +50,23 @@ var rights = map[endpoint]map[string]credential.Scope{
 	session:   {http.MethodGet: pushing, http.MethodPatch: pushing, http.MethodPut: pushing, http.MethodDelete: pushing},
 	tags:      {http.MethodGet: pulling, http.MethodHead: pulling},
 	referrers: {http.MethodGet: pulling, http.MethodHead: pulling},
+	extension: {http.MethodGet: pulling, http.MethodHead: pulling},
 }
+
+// The names of this registry's own endpoints, in the form that section Extensions
+// of the OCI distribution specification 1.1 asks for: see [DatedTags].
+const (
+	extensionName   = "_regkeeper"
+	listingTags     = "tags"
+	listingUntagged = "untagged"
+)
 
 // route is what a request asks for.
 type route struct {
 	endpoint   endpoint
 	path       string
 	repository string
-	// reference is a tag, a digest or an upload session.
+	// reference is a tag, a digest, an upload session or a listing.
 	reference string
 	scope     credential.Scope
 }
@@ -82,7 +92,7 @@ func validName(name string) bool {
 		return false
 	}
 	return !slices.ContainsFunc(strings.Split(name, "/"), func(part string) bool {
-		return part == blobsFolder || part == indexFile || part == "oci-layout"
+		return part == blobsFolder || part == indexFile || part == layoutFile
 	})
 }
 
@@ -126,6 +136,9 @@ func parseRoute(method, path string) (route, error) {
 	case rest == "_catalog":
 		to.endpoint = catalog
 		return to.withMethod(method)
+	case last(3) == extensionName && last(1) == "list" && (last(2) == listingTags || last(2) == listingUntagged):
+		to.endpoint = extension
+		tail = 3
 	case last(2) == "manifests":
 		to.endpoint = manifests
 	case last(2) == "blobs" && last(1) == "uploads":
@@ -148,6 +161,9 @@ func parseRoute(method, path string) (route, error) {
 	}
 	to.repository = strings.Join(parts[:len(parts)-tail], "/")
 	to.reference = last(1)
+	if to.endpoint == extension {
+		to.reference = last(2)
+	}
 	if !validName(to.repository) {
 		to.endpoint, to.repository = unknown, ""
 		return to, &refusal{status: http.StatusBadRequest, code: codeNameInvalid, message: "repository name is not valid"}

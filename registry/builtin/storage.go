@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/olareg/olareg"
 	"github.com/olareg/olareg/config"
 
 	"github.com/regkeeper/regkeeper/credential"
@@ -25,52 +26,101 @@ import (
 // 1.1, section Pushing Manifests, wants at least four megabytes.
 const maxManifest = 8 << 20
 
-// collectEvery is how often garbage is looked for. While a repository is looked
-// through it answers nothing.
-const collectEvery = time.Hour
+// never is a time that no process lives to see.
+const never = 100 * 365 * 24 * time.Hour
 
-// storage is how olareg is run.
+// area is a folder of repositories and the olareg that serves it.
+type area struct {
+	root   string
+	server *olareg.Server
+	// sealed keeps olareg from writing.
+	sealed bool
+}
+
+// openArea runs olareg on a folder. In an area of copies, manifests come before
+// what they name.
 //
 // Each repository has blobs of its own (StoreDir): olareg v0.2.2 declares
 // StoreShared and does not implement it, and a set of blobs per repository has
 // the virtue that none can be read through another.
 //
-// Repositories that are empty are kept, since olareg takes the index away
-// before it knows that the folder can go. Uploads are not limited in number,
-// since the limit locks in an order that can block a repository for good.
-func (g *Registry) storage() config.Config {
+// olareg's own collection of garbage is never let run: it takes a manifest that
+// it cannot read for one that names nothing, and forgets it and deletes its
+// layers; so that a process out of file descriptors loses images that have a
+// tag. See collect. olareg would collect at intervals, from what was not used
+// for the grace, and when it is closed; the last of these is prevented by
+// area.close. Uploads end with the same grace, so that they are ended by this
+// package, too.
+func (g *Registry) openArea(root string, copies bool) *area {
 	yes, no := true, false
-	return config.Config{
+	a := &area{root: root}
+	a.server = olareg.New(config.Config{
 		Log:  slog.New(quiet{g.config.Log.Handler()}),
 		Auth: config.ConfigAuth{Handler: admit},
 		Storage: config.ConfigStorage{
 			StoreType: config.StoreDir,
-			RootDir:   g.config.Dir,
+			RootDir:   root,
+			ReadOnly:  &a.sealed,
 			GC: config.ConfigGC{
-				Frequency:         collectEvery,
-				GracePeriod:       g.config.Grace,
+				Frequency:         -1,
+				GracePeriod:       never,
 				RepoUploadMax:     -1,
 				Untagged:          &no,
 				EmptyRepo:         &no,
 				ReferrersDangling: &no,
-				ReferrersWithSubj: &yes,
+				ReferrersWithSubj: &no,
 			},
 		},
 		API: config.ConfigAPI{
 			PushEnabled:   &yes,
 			DeleteEnabled: &yes,
-			Manifest:      config.ConfigAPIManifest{Limit: maxManifest},
+			Manifest:      config.ConfigAPIManifest{Limit: maxManifest, SparseImage: &copies, SparseIndex: &copies},
 			Blob:          config.ConfigAPIBlob{DeleteEnabled: &yes},
 			Referrer:      config.ConfigAPIReferrer{Enabled: &yes},
 		},
-	}
+	})
+	return a
 }
+
+// close ends olareg, which would collect garbage if it could still write. No
+// request may be under way. What it complains of are uploads that nobody can
+// continue: their files go with the next collection.
+func (a *area) close() {
+	a.sealed = true
+	_ = a.server.Close()
+}
+
+// areaOf is where a repository is kept.
+func (g *Registry) areaOf(repository string) *area {
+	if g.upstreamOf(repository) != nil {
+		return g.copies
+	}
+	return g.own
+}
+
+// rootOf is the folder of the area of a repository.
+func (g *Registry) rootOf(repository string) string {
+	if g.upstreamOf(repository) != nil {
+		return g.copiesDir()
+	}
+	return g.config.Dir
+}
+
+// copiesFolder is where copies of other registries' images are, below the folder
+// of repositories. It is no repository's name.
+const copiesFolder = "_copies"
+
+func (g *Registry) copiesDir() string { return filepath.Join(g.config.Dir, copiesFolder) }
 
 // Names in an image layout: OCI image specification 1.1, image-layout.md.
 const (
 	indexFile   = "index.json"
+	layoutFile  = "oci-layout"
 	blobsFolder = "blobs"
 )
+
+// uploadsFolder is where olareg keeps what is being uploaded.
+const uploadsFolder = "_uploads"
 
 // admission is what a request was let in for.
 type admission struct {
@@ -106,11 +156,15 @@ func (g *Registry) forward(w http.ResponseWriter, r *http.Request, to route) {
 	inner := r.Clone(ctx)
 	inner.URL.Path, inner.URL.RawPath = to.path, ""
 	inner.Header.Del("Authorization")
-	g.store.ServeHTTP(w, inner)
+	g.areaOf(to.repository).server.ServeHTTP(w, inner)
 }
 
 // ask puts a request of the registry's own to olareg.
 func (g *Registry) ask(ctx context.Context, method, path string, header http.Header, body []byte) (*captured, error) {
+	return g.askQuery(ctx, method, path, "", header, body)
+}
+
+func (g *Registry) askQuery(ctx context.Context, method, path, query string, header http.Header, body []byte) (*captured, error) {
 	to, err := parseRoute(method, path)
 	if err != nil {
 		return nil, err
@@ -120,7 +174,7 @@ func (g *Registry) ask(ctx context.Context, method, path string, header http.Hea
 	}
 	r := (&http.Request{
 		Method:        method,
-		URL:           &url.URL{},
+		URL:           &url.URL{RawQuery: query},
 		Header:        header,
 		Body:          io.NopCloser(bytes.NewReader(body)),
 		ContentLength: int64(len(body)),
@@ -159,7 +213,7 @@ func (c *captured) send(w http.ResponseWriter) error {
 	if c.body.Len() == 0 {
 		return nil
 	}
-	_, err := w.Write(c.body.Bytes())
+	_, err := w.Write(c.body.Bytes()) //nolint:gosec // the answer has a content type, and none that is HTML
 	return err
 }
 
@@ -197,7 +251,7 @@ func (g *Registry) begun(repository string) bool {
 // folderOf is where a repository is. parseRoute lets no name through that leaves
 // the folder.
 func (g *Registry) folderOf(repository string) string {
-	return filepath.Join(g.config.Dir, filepath.FromSlash(repository))
+	return filepath.Join(g.rootOf(repository), filepath.FromSlash(repository))
 }
 
 func (g *Registry) stored(repository string) bool {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"sync"
+	"time"
 )
 
 // startUpload begins an upload, or mounts a blob: OCI distribution
@@ -26,7 +28,48 @@ func (g *Registry) startUpload(w http.ResponseWriter, r *http.Request, by caller
 	if err := g.create(r.Context(), to.repository); err != nil {
 		return err
 	}
+	if digest := query.Get("digest"); digest != "" && !g.refresh(to.repository, digest) {
+		return g.uploadAtOnce(w, r, to, digest)
+	}
+	if mount := query.Get("mount"); mount != "" {
+		g.refresh(to.repository, mount)
+	}
 	g.forward(w, r, to)
+	if statusOf(w) == http.StatusAccepted {
+		if location, err := (&http.Response{Header: w.Header()}).Location(); err == nil {
+			g.sessions.begin(location.Path)
+			g.sessions.rest(location.Path)
+		}
+	}
+	return nil
+}
+
+// uploadAtOnce takes a blob in one request (section Single POST) as an upload
+// that begins and ends: olareg would keep open for good one that breaks off.
+func (g *Registry) uploadAtOnce(w http.ResponseWriter, r *http.Request, to route, digest string) error {
+	begun, err := g.ask(r.Context(), http.MethodPost, "/v2/"+to.repository+"/blobs/uploads/", nil, nil)
+	if err != nil {
+		return err
+	}
+	location, err := (&http.Response{Header: begun.header}).Location()
+	if err != nil {
+		return fmt.Errorf("begin upload to %s: storage answers %d", to.repository, begun.status)
+	}
+	upload, err := parseRoute(http.MethodPut, location.Path)
+	if err != nil {
+		return err
+	}
+	query := location.Query()
+	query.Set("digest", digest)
+	r = r.Clone(r.Context())
+	r.Method, r.URL.RawQuery = http.MethodPut, query.Encode()
+	g.sessions.begin(location.Path)
+	g.forward(w, r, upload)
+	if statusOf(w) != http.StatusCreated {
+		// It may have ended already.
+		_, _ = g.ask(context.WithoutCancel(r.Context()), http.MethodDelete, location.Path, nil, nil)
+	}
+	g.sessions.end(location.Path)
 	return nil
 }
 
@@ -77,7 +120,16 @@ func (g *Registry) continueUpload(w http.ResponseWriter, r *http.Request, to rou
 	}
 	var answer captured
 	answer.header = http.Header{}
+	g.sessions.begin(to.path)
 	g.forward(&answer, r, to)
+	ended := answer.status == http.StatusCreated ||
+		answer.status == http.StatusNoContent && r.Method == http.MethodDelete ||
+		answer.status == http.StatusBadRequest && answer.code() == codeUploadUnknown
+	if ended {
+		g.sessions.end(to.path)
+	} else {
+		g.sessions.rest(to.path)
+	}
 	if answer.status == http.StatusBadRequest && answer.code() == codeUploadUnknown {
 		return errNoUpload
 	}
@@ -94,4 +146,67 @@ func (c *captured) code() string {
 		return ""
 	}
 	return body.Errors[0].Code
+}
+
+// sessions are the uploads that were begun and not ended, by path.
+type sessions struct {
+	mu   sync.Mutex
+	open map[string]*uploadState
+}
+
+type uploadState struct {
+	requests int // under way
+	last     time.Time
+}
+
+// begin notes a request of an upload.
+func (s *sessions) begin(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == nil {
+		s.open = map[string]*uploadState{}
+	}
+	if s.open[path] == nil {
+		s.open[path] = &uploadState{}
+	}
+	s.open[path].requests++
+}
+
+// rest notes the end of a request of an upload that goes on.
+func (s *sessions) rest(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state := s.open[path]; state != nil {
+		state.requests--
+		state.last = time.Now()
+	}
+}
+
+// end forgets an upload.
+func (s *sessions) end(path string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, path)
+}
+
+// idle lists the uploads that nobody has continued for a time.
+func (s *sessions) idle(age time.Duration) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var paths []string
+	for path, state := range s.open {
+		if state.requests == 0 && time.Since(state.last) >= age {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+// endSessions ends the uploads that nobody has continued for a time.
+func (g *Registry) endSessions(ctx context.Context, age time.Duration) {
+	for _, path := range g.sessions.idle(age) {
+		// One that olareg does not know has ended.
+		_, _ = g.ask(ctx, http.MethodDelete, path, nil, nil)
+		g.sessions.end(path)
+	}
 }
