@@ -179,7 +179,7 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 		}
 	}
 	setup.Keeper, setup.Origins = keeper.New(wiring), reader.origins()
-	setup.Jobs = pruneJobs(c, data, data.log)
+	setup.Jobs = append(pruneJobs(c, data, data.log), mirrorJobs(c, data, data.log)...)
 	return setup, nil
 }
 
@@ -198,10 +198,7 @@ func scratchRepository(patterns []string) string {
 func source(r config.Registry, data *Data, client http.RoundTripper, reader *secretReader) (source credential.Source, origin, terms string, err error) {
 	// known has a reference to a Secret read from the cluster.
 	known := func(ref secretref.Ref) secretref.Ref {
-		if ref.Secret != (secretref.ClusterKey{}) {
-			err = reader.watch(ref.Secret)
-			ref.Cluster = reader
-		}
+		ref, err = reader.reach(ref)
 		return ref
 	}
 	switch s := r.Source; {

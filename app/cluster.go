@@ -202,6 +202,15 @@ type secretReader struct {
 
 var _ secretref.ClusterReader = (*secretReader)(nil)
 
+// reach has a reference to a Secret read from the cluster; others stay as they are.
+func (r *secretReader) reach(ref secretref.Ref) (secretref.Ref, error) {
+	if ref.Secret == (secretref.ClusterKey{}) {
+		return ref, nil
+	}
+	ref.Cluster = r
+	return ref, r.watch(ref.Secret)
+}
+
 // watch has the reader know of a key.
 func (r *secretReader) watch(key secretref.ClusterKey) error {
 	cluster, err := r.clusters.own()

@@ -19,6 +19,9 @@ import (
 	"github.com/regkeeper/regkeeper/internal/transport"
 	"github.com/regkeeper/regkeeper/keeper/loan"
 	"github.com/regkeeper/regkeeper/lifecycle"
+	"github.com/regkeeper/regkeeper/registry/gitea"
+	"github.com/regkeeper/regkeeper/registry/gitlab"
+	"github.com/regkeeper/regkeeper/registry/harbor"
 	"github.com/regkeeper/regkeeper/registry/oci"
 )
 
@@ -100,13 +103,39 @@ func (r *Registries) get(host credential.Host, changes bool) (ImageRegistry, err
 		lender := &loan.Lender{Host: host, Source: source, Instance: r.data.Instance, Life: loanLife, Now: time.Now}
 		wiring.Login = func(ctx context.Context) (credential.Login, error) { return r.login(ctx, lender, changes) }
 	}
-	registry := native(configured, oci.New(wiring), wiring)
+	registry := r.native(configured, oci.New(wiring), wiring.Login)
 	r.open[key] = registry
 	return registry, nil
 }
 
-// native puts the way of a registry's own API before that of the specification.
-func native(_ *config.Registry, registry ImageRegistry, _ oci.Config) ImageRegistry { return registry }
+// native puts the way of a registry's own API, where the configuration names one,
+// before that of the specification.
+func (r *Registries) native(configured *config.Registry, registry ImageRegistry, login func(context.Context) (credential.Login, error)) ImageRegistry {
+	if configured == nil {
+		return registry
+	}
+	switch api := configured.API; {
+	case api.Gitea != "":
+		return gitea.New(gitea.Config{OCI: registry, URL: api.Gitea, Transport: r.client, Login: login, Now: time.Now})
+	case api.Harbor != "":
+		return harbor.New(harbor.Config{OCI: registry, URL: api.Harbor, Transport: r.client, Login: login})
+	case api.GitLab != "":
+		return gitlab.New(gitlab.Config{OCI: registry, URL: api.GitLab, Transport: r.client, Token: func(ctx context.Context) (credential.Secret, error) {
+			token, err := r.reader.reach(api.Token)
+			if err != nil {
+				return credential.Secret{}, err
+			}
+			return token.Resolve(ctx)
+		}})
+	}
+	return registry
+}
+
+// insecure says whether a registry may be spoken to in plain HTTP.
+func (r *Registries) insecure(host credential.Host) bool {
+	configured := r.registry(host)
+	return host.Loopback() || configured != nil && configured.Insecure
+}
 
 func (r *Registries) registry(host credential.Host) *config.Registry {
 	for i := range r.config.Registries {

@@ -25,11 +25,12 @@ import (
 	"github.com/regkeeper/regkeeper/workload/git"
 )
 
-// Facts gathers what the rules of one entry of the configuration ask besides the
-// registry. What could not be found out is told in them, and keeps images.
-func Facts(ctx context.Context, images config.Images, data *Data) plan.Facts {
+// Facts gathers what rules ask besides the registry: the clusters and files that
+// use images, and the branches. What could not be found out is told in them, and
+// keeps images.
+func Facts(ctx context.Context, rules []plan.Rule, clusters []config.Cluster, files []string, data *Data) plan.Facts {
 	facts := plan.Facts{Now: time.Now(), Histories: map[string]plan.History{}}
-	for _, which := range images.Clusters {
+	for _, which := range clusters {
 		opened, err := data.clusters.get(which)
 		if err != nil {
 			facts.UsesUnknown = append(facts.UsesUnknown, err.Error())
@@ -39,10 +40,10 @@ func Facts(ctx context.Context, images config.Images, data *Data) plan.Facts {
 		facts.Uses = append(facts.Uses, uses...)
 		facts.UsesUnknown = append(facts.UsesUnknown, unknown...)
 	}
-	for _, pattern := range images.InUse {
+	for _, pattern := range files {
 		inUse(pattern, &facts)
 	}
-	for _, rule := range images.Policy.Rules {
+	for _, rule := range rules {
 		if rule.Branch == nil {
 			continue
 		}
@@ -109,13 +110,8 @@ func PlanPrune(ctx context.Context, registry image.Reader, repository image.Repo
 func pruneJobs(c config.Config, data *Data, log *slog.Logger) []daemon.Job {
 	var jobs []daemon.Job
 	for i, images := range c.Images {
-		var next func(time.Time) time.Time
-		switch {
-		case images.Prune.Cron != nil:
-			next = func(after time.Time) time.Time { return images.Prune.Cron.Next(after.Local()) }
-		case images.Prune.Every > 0:
-			next = daemon.Every(images.Prune.Every)
-		default:
+		next := due(images.Prune)
+		if next == nil {
 			continue
 		}
 		name := fmt.Sprintf("prune images[%d]", i)
@@ -125,6 +121,17 @@ func pruneJobs(c config.Config, data *Data, log *slog.Logger) []daemon.Job {
 		}})
 	}
 	return jobs
+}
+
+// due is when a schedule has something done; nil for never.
+func due(schedule config.Schedule) func(after time.Time) time.Time {
+	switch {
+	case schedule.Cron != nil:
+		return func(after time.Time) time.Time { return schedule.Cron.Next(after.Local()) }
+	case schedule.Every > 0:
+		return daemon.Every(schedule.Every)
+	}
+	return nil
 }
 
 // pruneRun is one run of a job that prunes.
@@ -149,7 +156,7 @@ func (r *pruneRun) run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, registries.Close(ctx)) }()
 	cache := Cache(r.data.Folder)
 	defer cache.Trim()
-	facts := Facts(ctx, *r.images, r.data)
+	facts := Facts(ctx, r.images.Policy.Rules, r.images.Clusters, r.images.InUse, r.data)
 	var errs []error
 	for _, host := range hostsOf(r.images.Matches) {
 		reader, err := registries.Reader(host)

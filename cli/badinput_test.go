@@ -353,7 +353,7 @@ func snapshot(t *testing.T) map[string]string {
 	t.Helper()
 	files := map[string]string{}
 	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || filepath.Base(path) == "lock" || strings.HasSuffix(path, ".lock") || strings.HasSuffix(path, ".used") || strings.Contains(path, ".regkeeper-") {
+		if err != nil || entry.IsDir() || filepath.Base(path) == "lock" || strings.HasSuffix(path, ".lock") || strings.HasSuffix(path, ".used") || strings.Contains(path, ".regkeeper-") || strings.Contains(path, ".tmp-") {
 			return err
 		}
 		info, err := entry.Info()

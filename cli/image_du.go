@@ -146,7 +146,7 @@ func (r *imageRun) usage(ctx context.Context, args []string, q growth.Question) 
 			continue
 		}
 		if _, ok := facts[images]; !ok {
-			facts[images] = app.Facts(ctx, *images, r.data)
+			facts[images] = app.Facts(ctx, images.Policy.Rules, images.Clusters, images.InUse, r.data)
 		}
 		err = rehearsal.Add(inventory, func(inventory *image.Inventory, at time.Time) []digest.Digest {
 			then := facts[images]

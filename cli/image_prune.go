@@ -140,7 +140,7 @@ func (p *pruneRun) plans(ctx context.Context, args []string) ([]planned, error) 
 			}
 		}
 		if _, ok := facts[images]; !ok {
-			facts[images] = app.Facts(ctx, *images, p.data)
+			facts[images] = app.Facts(ctx, images.Policy.Rules, images.Clusters, images.InUse, p.data)
 		}
 		made, err := p.plan(ctx, repository, *images, facts[images])
 		if err != nil {
@@ -347,7 +347,7 @@ func joined(errs []error) error {
 		return list[0]
 	}
 	if err := errors.Join(list...); err != nil {
-		return problem.Wrap(err, problem.KindOf(list[0]), problem.HintOf(list[0]), "%d repositories", len(list))
+		return problem.Wrap(err, problem.KindOf(list[0]), problem.HintOf(list[0]), "%d parts of the work failed", len(list))
 	}
 	return nil
 }

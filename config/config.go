@@ -34,6 +34,10 @@ type Config struct {
 	// Images are how repositories are kept in order. For a repository the first
 	// that covers it counts.
 	Images []Images
+	// Mirrors are the repositories that other registries have copies of.
+	Mirrors []Mirror
+	// Releases is how images are built and rolled out; nil if that is not said.
+	Releases *Releases
 	// Embedded is the registry that the daemon serves; nil for none.
 	Embedded *Embedded
 	// Health is the address of the health and metrics endpoints.
@@ -57,6 +61,8 @@ type StateSecret struct {
 type Registry struct {
 	Host   credential.Host
 	Source Source
+	// API is the registry's own API.
+	API    API
 	Scopes credential.Scopes
 	Rotate Rotate
 	// Probe is the image that verification pulls; empty to look for one.
@@ -72,6 +78,13 @@ type Source struct {
 	Static  *Static
 	Gitea   *Gitea
 	Builtin *Builtin
+}
+
+// API is a registry's own API, by kind: at most one is set, an address.
+type API struct {
+	Gitea, Harbor, GitLab string
+	// Token is GitLab's.
+	Token secretref.Ref
 }
 
 // Static is a login that someone else made.
@@ -260,6 +273,18 @@ func (b builder) build(doc document) Config {
 	for i, text := range doc.Images {
 		config.Images = append(config.Images, b.images(text, []string{"images", strconv.Itoa(i)}))
 	}
+	mirrors := map[string]int{}
+	for i, text := range doc.Mirrors {
+		at := []string{"mirrors", strconv.Itoa(i)}
+		if first, ok := mirrors[text.Name]; ok {
+			b.add("give each mirror a name of its own", append(at, "name"), "mirror %q is there already, as mirrors[%d]", text.Name, first)
+		}
+		mirrors[text.Name] = i
+		config.Mirrors = append(config.Mirrors, b.mirror(text, at))
+	}
+	if doc.Releases != nil {
+		config.Releases = b.releases(*doc.Releases, []string{"releases"})
+	}
 	if e := doc.Serve.Registry; e != nil {
 		embedded := Embedded{Listen: or(e.Listen, defaultListen), URL: e.URL, ImmutableTags: e.ImmutableTags}
 		b.port(embedded.Listen, "serve", "registry", "listen")
@@ -304,13 +329,31 @@ func (b builder) registry(text registryText, at []string) Registry {
 		registry.Source.Gitea = &Gitea{
 			URL: strings.TrimSuffix(s.Gitea.URL, "/"), User: s.Gitea.User, Password: s.Gitea.Password.ref(b.base),
 		}
+		registry.API.Gitea = registry.Source.Gitea.URL
 	case s.Builtin != nil:
 		registry.Source.Builtin = &Builtin{User: or(s.Builtin.User, defaultUser), Repositories: s.Builtin.Repositories}
 		if len(s.Builtin.Repositories) == 0 {
 			registry.Source.Builtin.Repositories = []string{"*"}
 		}
 	}
+	b.api(text.API, &registry.API, append(at, "api"))
 	return registry
+}
+
+func (b builder) api(text apiText, api *API, at []string) {
+	address := func(kind, url string, into *string) {
+		b.address(url, append(at[:len(at):len(at)], kind, "url"))
+		*into = strings.TrimSuffix(url, "/")
+	}
+	switch {
+	case text.Gitea != nil:
+		address("gitea", text.Gitea.URL, &api.Gitea)
+	case text.Harbor != nil:
+		address("harbor", text.Harbor.URL, &api.Harbor)
+	case text.Gitlab != nil:
+		address("gitlab", text.Gitlab.URL, &api.GitLab)
+		api.Token = text.Gitlab.Password.ref(b.base)
+	}
 }
 
 // probe refuses an image of another registry: the login would be sent there.

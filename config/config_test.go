@@ -129,7 +129,7 @@ func TestSchemaMatchesDocument(t *testing.T) {
 	t.Parallel()
 	root := schemaRoot(t)
 	kinds := map[string][]reflect.Kind{
-		"object": {reflect.Struct}, "array": {reflect.Slice}, "string": {reflect.String}, "boolean": {reflect.Bool},
+		"object": {reflect.Struct, reflect.Map}, "array": {reflect.Slice}, "string": {reflect.String}, "boolean": {reflect.Bool},
 		"integer": {reflect.Int},
 	}
 	visited := 0
@@ -198,6 +198,10 @@ targets:
 images:
   - match: a.example.com/*
     keep: [{last: 1}]
+releases:
+  items: [{name: api, repository: a.example.com/api}]
+mirrors:
+  - {name: m, from: a.example.com/*, to: [b.example.com/x]}
 serve: {registry: {}}
 state: {secret: {}}
 `
@@ -235,6 +239,18 @@ func TestDefaults(t *testing.T) {
 		".targets[].secrets.evict":                  secrets.Evict,
 		".targets[].secrets.restartAtOnce":          secrets.RestartAtOnce,
 		".state.secret.name":                        got.State.Name,
+		".releases.builder.name":                    got.Releases.Builder.Name,
+		".releases.builder.driver":                  got.Releases.Builder.Driver,
+		".releases.latest":                          got.Releases.Latest,
+		".releases.timeout":                         got.Releases.Timeout,
+		".releases.failing":                         got.Releases.Failing,
+		".releases.oneByOne":                        got.Releases.OneByOne,
+		".releases.takeOver":                        got.Releases.TakeOver,
+		".releases.items[].folder":                  ".",
+		".releases.items[].dockerfile":              got.Releases.Items[0].Dockerfile,
+		".releases.items[].pin":                     got.Releases.Items[0].Pin,
+		".releases.items[].reproducible":            got.Releases.Items[0].Reproducible,
+		".mirrors[].bare":                           got.Mirrors[0].Bare,
 		".images[].grace":                           got.Images[0].Policy.Grace,
 		".images[].maxDeletes":                      got.Images[0].MaxDeletes,
 		".images[].maxShare":                        100 * got.Images[0].MaxShare,
@@ -327,6 +343,7 @@ targets:
 			Source: config.Source{Gitea: &config.Gitea{
 				URL: "https://gitea.example.com", User: "ci-bot", Password: secretref.Ref{Env: "CI_BOT_PASSWORD"},
 			}},
+			API:    config.API{Gitea: "https://gitea.example.com"},
 			Scopes: credential.ScopesOf(credential.Pull),
 			Rotate: config.Rotate{Every: 30 * day, Jitter: 3 * day, Overlap: time.Hour, Limit: 7 * day},
 		}, {
@@ -406,6 +423,7 @@ state: {secret: {namespace: keeper, name: its-state}}
 				URL: "https://gitea.example.com", User: "ci-bot",
 				Password: secretref.Ref{Secret: secretref.ClusterKey{Namespace: "gitea", Name: "ci-bot", Key: "password.txt"}},
 			}},
+			API:    config.API{Gitea: "https://gitea.example.com"},
 			Scopes: credential.ScopesOf(credential.Pull, credential.Push),
 			Rotate: config.Rotate{Every: 30 * day, Jitter: 3 * day, Overlap: time.Hour, Limit: 7 * day},
 		}},

@@ -13,6 +13,8 @@ type (
 		Registries []registryText `yaml:"registries"`
 		Targets    []targetText   `yaml:"targets"`
 		Images     []imagesText   `yaml:"images"`
+		Mirrors    []mirrorText   `yaml:"mirrors"`
+		Releases   *releasesText  `yaml:"releases"`
 		Serve      serveText      `yaml:"serve"`
 		Resync     string         `yaml:"resync"`
 		State      *stateText     `yaml:"state"`
@@ -27,11 +29,24 @@ type (
 	registryText struct {
 		Host     string     `yaml:"host"`
 		Source   sourceText `yaml:"source"`
+		API      apiText    `yaml:"api"`
 		Scopes   []string   `yaml:"scopes"`
 		Rotate   rotateText `yaml:"rotate"`
 		Probe    string     `yaml:"probe"`
 		Verify   *bool      `yaml:"verify"`
 		Insecure bool       `yaml:"insecure"`
+	}
+	apiText struct {
+		Gitea  *addressText `yaml:"gitea"`
+		Harbor *addressText `yaml:"harbor"`
+		Gitlab *gitlabText  `yaml:"gitlab"`
+	}
+	addressText struct {
+		URL string `yaml:"url"`
+	}
+	gitlabText struct {
+		URL      string     `yaml:"url"`
+		Password secretText `yaml:"password"`
 	}
 	sourceText struct {
 		Static  *staticText  `yaml:"static"`
@@ -112,6 +127,64 @@ type (
 		MaxShare   *int         `yaml:"maxShare"`
 		Rate       *int         `yaml:"rate"`
 		Prune      scheduleText `yaml:"prune"`
+	}
+	mirrorText struct {
+		Name       string       `yaml:"name"`
+		From       string       `yaml:"from"`
+		To         []string     `yaml:"to"`
+		Select     []ruleText   `yaml:"select"`
+		Platforms  []string     `yaml:"platforms"`
+		Bare       bool         `yaml:"bare"`
+		Fixed      []string     `yaml:"fixed"`
+		Kubeconfig string       `yaml:"kubeconfig"`
+		Contexts   []string     `yaml:"contexts"`
+		InUse      []string     `yaml:"inUse"`
+		Run        scheduleText `yaml:"run"`
+	}
+	releasesText struct {
+		Env      []string    `yaml:"env"`
+		Builder  builderText `yaml:"builder"`
+		Latest   bool        `yaml:"latest"`
+		Bases    []string    `yaml:"bases"`
+		Timeout  string      `yaml:"timeout"`
+		Failing  string      `yaml:"failing"`
+		OneByOne bool        `yaml:"oneByOne"`
+		TakeOver bool        `yaml:"takeOver"`
+		Items    []itemText  `yaml:"items"`
+	}
+	builderText struct {
+		Name     string `yaml:"name"`
+		Driver   string `yaml:"driver"`
+		Endpoint string `yaml:"endpoint"`
+		Buildkit string `yaml:"buildkit"`
+		TLS      string `yaml:"tls"`
+	}
+	itemText struct {
+		Name         string            `yaml:"name"`
+		Repository   string            `yaml:"repository"`
+		Folder       string            `yaml:"folder"`
+		Dockerfile   string            `yaml:"dockerfile"`
+		Target       string            `yaml:"target"`
+		Platforms    []string          `yaml:"platforms"`
+		Args         map[string]string `yaml:"args"`
+		Contexts     map[string]string `yaml:"contexts"`
+		Secrets      []buildSecretText `yaml:"secrets"`
+		Provenance   string            `yaml:"provenance"`
+		SBOM         string            `yaml:"sbom"`
+		Reproducible bool              `yaml:"reproducible"`
+		Pin          bool              `yaml:"pin"`
+		Workloads    []workloadText    `yaml:"workloads"`
+	}
+	buildSecretText struct {
+		ID   string `yaml:"id"`
+		Env  string `yaml:"env"`
+		File string `yaml:"file"`
+	}
+	workloadText struct {
+		Context   string `yaml:"context"`
+		Namespace string `yaml:"namespace"`
+		Name      string `yaml:"name"`
+		Container string `yaml:"container"`
 	}
 	ruleText struct {
 		Last         int      `yaml:"last"`

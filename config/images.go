@@ -3,6 +3,7 @@ package config
 import (
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -62,7 +63,7 @@ func (c Config) Covering(repository image.Repository) *Images {
 func (b builder) images(text imagesText, at []string) Images {
 	in := func(keys ...string) []string { return append(at[:len(at):len(at)], keys...) }
 	images := Images{
-		Matches: text.Matches, InUse: text.InUse,
+		Matches:    text.Matches,
 		MaxDeletes: orValue(text.MaxDeletes, DefaultMaxDeletes),
 		MaxShare:   float64(orValue(text.MaxShare, DefaultMaxShare)) / 100,
 		Rate:       float64(orValue(text.Rate, DefaultRate)),
@@ -78,25 +79,36 @@ func (b builder) images(text imagesText, at []string) Images {
 	for i, pattern := range images.Matches {
 		b.repositories(pattern, in("match"), i)
 	}
-	for i, file := range images.InUse {
-		images.InUse[i] = resolvePath(b.base, file)
-		if _, err := path.Match(images.InUse[i], ""); err != nil {
+	images.Policy.Rules = b.rules(text.Keep, in("keep"))
+	images.Clusters, images.InUse = b.deployed(images.Policy.Rules, text.Kubeconfig, text.Contexts, text.InUse, at)
+	return images
+}
+
+func (b builder) rules(texts []ruleText, at []string) []plan.Rule {
+	var rules []plan.Rule
+	for i, text := range texts {
+		rules = append(rules, b.rule(text, append(at[:len(at):len(at)], strconv.Itoa(i))))
+	}
+	return rules
+}
+
+// deployed is what the rule deployed asks: clusters, and files.
+func (b builder) deployed(rules []plan.Rule, kubeconfig string, contexts, files []string, at []string) ([]Cluster, []string) {
+	in := func(keys ...string) []string { return append(at[:len(at):len(at)], keys...) }
+	var paths []string
+	for i, file := range files {
+		paths = append(paths, resolvePath(b.base, file))
+		if _, err := path.Match(paths[i], ""); err != nil {
 			b.add(`write it as "deploy/*.yaml"`, in("inUse", strconv.Itoa(i)), "pattern %q cannot be read", file)
 		}
 	}
-	deployed := false
-	for i, text := range text.Keep {
-		rule := b.rule(text, in("keep", strconv.Itoa(i)))
-		images.Policy.Rules = append(images.Policy.Rules, rule)
-		deployed = deployed || rule.Deployed
+	if slices.ContainsFunc(rules, func(rule plan.Rule) bool { return rule.Deployed }) {
+		return b.clusters(kubeconfig, contexts), paths
 	}
-	switch {
-	case deployed:
-		images.Clusters = b.clusters(text.Kubeconfig, text.Contexts)
-	case text.Kubeconfig != "" || len(text.Contexts) > 0 || len(text.InUse) > 0:
-		b.add("add {deployed: true} to keep", at, "clusters or files in use are named, and no rule asks what is deployed")
+	if kubeconfig != "" || len(contexts) > 0 || len(files) > 0 {
+		b.add("add {deployed: true} to the rules", at, "clusters or files in use are named, and no rule asks what is deployed")
 	}
-	return images
+	return nil, paths
 }
 
 // repositories refuses a pattern that covers nothing because of how it is written.

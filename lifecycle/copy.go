@@ -100,19 +100,21 @@ func (c *Copier) Copy(ctx context.Context, from image.Reader, source image.Refer
 	if err != nil {
 		return nil, err
 	}
-	for d := range inventory.Missing {
-		return nil, problem.New(problem.Damaged, "push the image anew", "image %s is not whole: its registry does not have %s", source, d)
-	}
 	if len(inventory.Unread) > 0 {
 		u := inventory.Unread[0]
 		return nil, problem.New(problem.Unreachable, "try again later", "image %s: %s could not be read: %s", source, u.What, u.Why)
 	}
+	return c.copy(ctx, from, source, inventory, inventory.Graph(), root, places)
+}
+
+// copy has an image of an inventory at the places.
+func (c *Copier) copy(ctx context.Context, from image.Reader, source image.Reference, inventory *image.Inventory, graph *image.Graph, root digest.Digest, places []Place) ([]Copied, error) {
 	all := make([]Copied, len(places))
 	errs := make([]error, len(places))
 	var group errgroup.Group
 	for i, place := range places {
 		group.Go(func() error {
-			p := &placing{Copier: c, from: from, source: source.Repository, inventory: inventory, graph: inventory.Graph(), place: place, done: map[digest.Digest]bool{}}
+			p := &placing{Copier: c, from: from, source: source.Repository, inventory: inventory, graph: graph, place: place, done: map[digest.Digest]bool{}}
 			p.result.To = image.Reference{Repository: place.Repository, Tag: place.Tag}
 			if err := p.image(ctx, root); err != nil {
 				errs[i] = fmt.Errorf("copy %s to %s: %w", source, p.result.To, err)
@@ -300,7 +302,7 @@ func (p *placing) manifest(ctx context.Context, d digest.Digest) error {
 	p.done[d] = true
 	m := p.inventory.Manifests[d]
 	if m == nil {
-		return fmt.Errorf("manifest %s: %w", d, image.ErrMissing)
+		return problem.New(problem.Damaged, "push the image anew", "the image is not whole: its registry does not have %s", d)
 	}
 	for _, child := range m.Children {
 		if err := p.manifest(ctx, child.Digest); err != nil {
@@ -377,7 +379,7 @@ func (p *placing) attach(ctx context.Context, tag string, m *image.Manifest) err
 		if !m.IsIndex() {
 			return nil // signed there as well: that stays
 		}
-		if raw, err = p.joined(ctx, there.Digest, raw); err != nil {
+		if raw, err = p.joined(ctx, there.Digest, raw); err != nil || raw == nil {
 			return err
 		}
 	}
@@ -386,7 +388,7 @@ func (p *placing) attach(ctx context.Context, tag string, m *image.Manifest) err
 }
 
 // joined is an index with the manifests of the one at the place, and those that
-// only another has.
+// only another has; nil if it has all.
 func (p *placing) joined(ctx context.Context, there digest.Digest, raw []byte) ([]byte, error) {
 	mediaType, old, err := p.place.Registry.Manifest(ctx, p.place.Repository.Path, there)
 	if err != nil {
@@ -405,6 +407,7 @@ func (p *placing) joined(ctx context.Context, there digest.Digest, raw []byte) (
 	}
 	var doc map[string]json.RawMessage
 	var manifests []json.RawMessage
+	more := false
 	if err := errors.Join(json.Unmarshal(raw, &ours), json.Unmarshal(old, &doc), json.Unmarshal(doc["manifests"], &manifests)); err != nil {
 		return nil, err
 	}
@@ -416,8 +419,11 @@ func (p *placing) joined(ctx context.Context, there digest.Digest, raw []byte) (
 			return nil, err
 		}
 		if !has[one.Digest] {
-			manifests = append(manifests, manifest)
+			manifests, more = append(manifests, manifest), true
 		}
+	}
+	if !more {
+		return nil, nil
 	}
 	if doc["manifests"], err = json.Marshal(manifests); err != nil {
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	appsv1 "k8s.io/client-go/kubernetes/typed/apps/v1"
+	batchv1 "k8s.io/client-go/kubernetes/typed/batch/v1"
 	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	policyv1 "k8s.io/client-go/kubernetes/typed/policy/v1"
@@ -72,6 +73,7 @@ type Cluster struct {
 
 	Core         corev1.CoreV1Interface
 	Apps         appsv1.AppsV1Interface
+	Batch        batchv1.BatchV1Interface
 	Policy       policyv1.PolicyV1Interface
 	Coordination coordinationv1.CoordinationV1Interface
 	// Executor runs programs in containers.
@@ -119,13 +121,14 @@ func newCluster(access *rest.Config) (*Cluster, error) {
 	}
 	core, errCore := corev1.NewForConfigAndClient(access, client)
 	apps, errApps := appsv1.NewForConfigAndClient(access, client)
+	batch, errBatch := batchv1.NewForConfigAndClient(access, client)
 	policy, errPolicy := policyv1.NewForConfigAndClient(access, client)
 	coordination, errCoordination := coordinationv1.NewForConfigAndClient(access, client)
-	if err := errors.Join(errCore, errApps, errPolicy, errCoordination); err != nil {
+	if err := errors.Join(errCore, errApps, errBatch, errPolicy, errCoordination); err != nil {
 		return nil, err
 	}
 	return &Cluster{
-		Core: core, Apps: apps, Policy: policy, Coordination: coordination,
+		Core: core, Apps: apps, Batch: batch, Policy: policy, Coordination: coordination,
 		Executor: &remote{access: access, core: core},
 	}, nil
 }

@@ -1,0 +1,118 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/regkeeper/regkeeper/config"
+	"github.com/regkeeper/regkeeper/daemon"
+	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/lifecycle"
+	"github.com/regkeeper/regkeeper/plan"
+)
+
+// Mirror is one run of a mirror of the configuration.
+type Mirror struct {
+	Mirror     config.Mirror
+	Data       *Data
+	Registries *Registries
+	Cache      *lifecycle.Cache
+	// Planned is called with each plan; it says whether to carry it out.
+	Planned func(*lifecycle.MirrorPlan) bool
+	// Done is called after each image, and Far with bytes; nil for none.
+	Done func(*lifecycle.MirrorPlan, lifecycle.MirrorStep, lifecycle.Copied, error)
+	Far  func(lifecycle.Progress)
+}
+
+// Run plans what the copies lack, and has them get it. What fails keeps nothing
+// else from being copied: the error joins all.
+func (m *Mirror) Run(ctx context.Context) error {
+	host, err := image.HostOf(m.Mirror.From)
+	if err != nil {
+		return err
+	}
+	from, err := m.Registries.Reader(host)
+	if err != nil {
+		return err
+	}
+	copier := lifecycle.NewCopier(lifecycle.Copying{
+		Platforms: m.Mirror.Platforms, Bare: m.Mirror.Bare, Fixed: m.Mirror.IsFixed, Cache: m.Cache, Report: m.Far,
+	})
+	facts := Facts(ctx, m.Mirror.Policy.Rules, m.Mirror.Clusters, m.Mirror.InUse, m.Data)
+	var errs []error
+	for repository, err := range lifecycle.Repositories(ctx, from, host, m.Mirror.From) {
+		if err != nil {
+			errs = append(errs, err)
+			break
+		}
+		errs = append(errs, m.repository(ctx, from, repository, copier, facts))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Mirror) repository(ctx context.Context, from image.Reader, repository image.Repository, copier *lifecycle.Copier, facts plan.Facts) error {
+	source, err := lifecycle.Read(ctx, from, repository, lifecycle.Reading{Cache: m.Cache, Dates: true, Bare: m.Mirror.Bare})
+	if err != nil {
+		return err
+	}
+	wanted := plan.Decide(m.Mirror.Policy, source, facts)
+	var errs []error
+	for _, u := range source.Unread {
+		errs = append(errs, fmt.Errorf("%s of %s could not be read: %s", u.What, repository, u.Why))
+	}
+	for _, copied := range m.Mirror.Copies(repository) {
+		errs = append(errs, m.copies(ctx, from, source, wanted, copied, copier))
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Mirror) copies(ctx context.Context, from image.Reader, source *image.Inventory, wanted *plan.Plan, to image.Repository, copier *lifecycle.Copier) error {
+	registry, err := m.Registries.Changer(to.Host)
+	if err != nil {
+		return err
+	}
+	there, err := lifecycle.ReadTags(ctx, registry, to)
+	if err != nil {
+		return err
+	}
+	p := lifecycle.DecideMirror(wanted, source, to, there, m.Mirror.IsFixed)
+	if !m.Planned(p) {
+		return nil
+	}
+	var done func(lifecycle.MirrorStep, lifecycle.Copied, error)
+	if m.Done != nil {
+		done = func(step lifecycle.MirrorStep, copied lifecycle.Copied, err error) { m.Done(p, step, copied, err) }
+	}
+	return copier.Mirror(ctx, p, from, source, lifecycle.Place{Registry: registry, Repository: to}, done)
+}
+
+// mirrorJobs are the mirrors that the daemon runs.
+func mirrorJobs(c config.Config, data *Data, log *slog.Logger) []daemon.Job {
+	var jobs []daemon.Job
+	for _, mirror := range c.Mirrors {
+		next := due(mirror.Run)
+		if next == nil {
+			continue
+		}
+		name := "mirror " + mirror.Name
+		jobs = append(jobs, daemon.Job{Name: name, Next: next, Run: func(ctx context.Context) (err error) {
+			registries := OpenRegistries(c, data)
+			defer func() { err = errors.Join(err, registries.Close(ctx)) }()
+			cache := Cache(data.Folder)
+			defer cache.Trim()
+			run := &Mirror{
+				Mirror: mirror, Data: data, Registries: registries, Cache: cache,
+				Planned: func(*lifecycle.MirrorPlan) bool { return true },
+				Done: func(p *lifecycle.MirrorPlan, step lifecycle.MirrorStep, copied lifecycle.Copied, err error) {
+					if err == nil {
+						log.Info("copied", "job", name, "from", p.From, "to", p.To, "tag", step.Tag, "digest", step.Digest, "bytes", copied.Bytes)
+					}
+				},
+			}
+			return run.Run(ctx)
+		}})
+	}
+	return jobs
+}
