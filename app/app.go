@@ -51,6 +51,7 @@ type Data struct {
 
 	clusters *clusters
 	log      *slog.Logger
+	pushes   pushes
 	// state is the Secret with the state; nil where the folder has it.
 	state *config.StateSecret
 	close func() error
@@ -244,11 +245,28 @@ func targets(t config.Target, data *Data) ([]named, error) {
 	return nil, problem.New(problem.Config, "", "target %s has no kind", t.Name)
 }
 
-// Registry makes the embedded registry for a configuration.
-func Registry(e config.Embedded, data *Data, log *slog.Logger) (*builtin.Registry, error) {
-	return builtin.New(builtin.Config{
+// Registry makes the embedded registry of a configuration that has one.
+func Registry(c config.Config, data *Data, log *slog.Logger) (*builtin.Registry, error) {
+	e := c.Embedded
+	wiring := builtin.Config{
 		Dir: filepath.Join(data.Folder, registryName), Tokens: data.Tokens, URL: e.URL, Immutable: e.ImmutableTags, Log: log,
-	})
+		Events: func(event builtin.Event) {
+			if event.Action == builtin.ActionPush {
+				data.pushes.embedded(event.Target.Repository)
+			}
+		},
+	}
+	registries := OpenRegistries(c, data)
+	for _, u := range e.Upstreams {
+		reader, err := registries.Reader(u.Host)
+		if err != nil {
+			return nil, err
+		}
+		wiring.Upstreams = append(wiring.Upstreams, builtin.Upstream{
+			Host: u.Host, Prefix: u.Prefix, Names: u.Names, Reader: reader, Fresh: u.Fresh, MaxAge: u.MaxAge,
+		})
+	}
+	return builtin.New(wiring)
 }
 
 // Status reports how everything stands, without taking the data folder.

@@ -61,6 +61,7 @@ type opened struct {
 
 type borrowed struct {
 	login credential.Login
+	since time.Time
 	end   func(context.Context) error
 }
 
@@ -159,14 +160,18 @@ func (r *Registries) login(ctx context.Context, lender *loan.Lender, changes boo
 			return entry.Current.Login(), nil
 		}
 	}
-	if known := r.loans[lender.Host]; known != nil {
+	known := r.loans[lender.Host]
+	if known != nil && time.Since(known.since) < loanLife/2 {
 		return known.login, nil
 	}
 	login, end, err := lender.Borrow(ctx, credential.ScopesOf(credential.Pull, credential.Push, credential.Delete))
 	if err != nil {
 		return credential.Login{}, err
 	}
-	r.loans[lender.Host] = &borrowed{login: login.Login(), end: end}
+	r.loans[lender.Host] = &borrowed{login: login.Login(), since: time.Now(), end: end}
+	if known != nil {
+		return login.Login(), known.end(ctx)
+	}
 	return login.Login(), nil
 }
 

@@ -5,12 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"sync"
 
 	"github.com/regkeeper/regkeeper/config"
+	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/daemon"
 	"github.com/regkeeper/regkeeper/image"
 	"github.com/regkeeper/regkeeper/lifecycle"
 	"github.com/regkeeper/regkeeper/plan"
+	"github.com/regkeeper/regkeeper/problem"
+	"github.com/regkeeper/regkeeper/webhook"
 )
 
 // Mirror is one run of a mirror of the configuration.
@@ -88,16 +93,106 @@ func (m *Mirror) copies(ctx context.Context, from image.Reader, source *image.In
 	return copier.Mirror(ctx, p, from, source, lifecycle.Place{Registry: registry, Repository: to}, done)
 }
 
-// mirrorJobs are the mirrors that the daemon runs.
-func mirrorJobs(c config.Config, data *Data, log *slog.Logger) []daemon.Job {
-	var jobs []daemon.Job
+// pushes has the mirrors run that a push concerns.
+type pushes struct {
+	mu       sync.Mutex
+	mirrors  []waiting
+	builtins []credential.Host
+}
+
+type waiting struct {
+	from  string
+	asked chan struct{}
+}
+
+// set takes up the mirrors of a configuration.
+func (p *pushes) set(c config.Config) []waiting {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mirrors, p.builtins = nil, nil
 	for _, mirror := range c.Mirrors {
-		next := due(mirror.Run)
-		if next == nil {
+		p.mirrors = append(p.mirrors, waiting{from: mirror.From, asked: make(chan struct{}, 1)})
+	}
+	for _, r := range c.Registries {
+		if r.Source.Builtin != nil {
+			p.builtins = append(p.builtins, r.Host)
+		}
+	}
+	return p.mirrors
+}
+
+// pushed tells of a push.
+func (p *pushes) pushed(repository image.Repository) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, mirror := range p.mirrors {
+		if !repository.Matches(mirror.from) {
 			continue
 		}
+		select {
+		case mirror.asked <- struct{}{}:
+		default: // it will run anyway
+		}
+	}
+}
+
+// embedded tells of a push to the embedded registry, by all its names.
+func (p *pushes) embedded(path string) {
+	p.mu.Lock()
+	hosts := p.builtins
+	p.mu.Unlock()
+	for _, host := range hosts {
+		p.pushed(image.Repository{Host: host, Path: path})
+	}
+}
+
+// Webhooks answers the registries that tell of pushes. What they say is not
+// believed: it has mirrors look.
+func Webhooks(ctx context.Context, c config.Config, data *Data) (http.Handler, error) {
+	mux := http.NewServeMux()
+	reader := OpenRegistries(c, data).reader
+	for _, hook := range c.Webhooks.Hooks {
+		ref, err := reader.reach(hook.Secret)
+		if err != nil {
+			return nil, err
+		}
+		secret, err := ref.Resolve(ctx)
+		if err != nil {
+			return nil, err
+		}
+		receiver, err := webhook.New(webhook.Config{Kind: webhook.Kind(hook.Kind), Secret: secret})
+		if err != nil {
+			return nil, err
+		}
+		mux.HandleFunc("POST /webhooks/"+string(hook.Host), func(w http.ResponseWriter, r *http.Request) {
+			changes, err := receiver.Changes(w, r)
+			if err != nil {
+				http.Error(w, err.Error(), problem.KindOf(err).HTTPStatus())
+				return
+			}
+			for _, change := range changes {
+				if change.Action == webhook.Pushed {
+					data.pushes.pushed(image.Repository{Host: hook.Host, Path: change.Repository})
+				}
+			}
+			w.WriteHeader(http.StatusNoContent)
+		})
+	}
+	return mux, nil
+}
+
+// mirrorJobs are the mirrors as the daemon runs them: at their times, and when
+// something was pushed to what they copy.
+func mirrorJobs(c config.Config, data *Data, log *slog.Logger) []daemon.Job {
+	var jobs []daemon.Job
+	waiting := data.pushes.set(c)
+	for i, mirror := range c.Mirrors {
+		next := due(mirror.Run)
+		if next == nil {
+			next = daemon.Never
+		}
 		name := "mirror " + mirror.Name
-		jobs = append(jobs, daemon.Job{Name: name, Next: next, Run: func(ctx context.Context) (err error) {
+		jobs = append(jobs, daemon.Job{Name: name, Next: next, Asked: waiting[i].asked, Run: func(ctx context.Context) (err error) {
 			registries := OpenRegistries(c, data)
 			defer func() { err = errors.Join(err, registries.Close(ctx)) }()
 			cache := Cache(data.Folder)

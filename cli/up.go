@@ -152,6 +152,17 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 		return err
 	}
 	servers = append(servers, daemon.Server{Name: "health", Listener: health, Handler: d.Health()})
+	if c.Webhooks != nil {
+		handler, err := app.Webhooks(ctx, c, u.data)
+		if err != nil {
+			return err
+		}
+		listener, err := listen(ctx, c.Webhooks.Listen)
+		if err != nil {
+			return busy(err, "set serve.webhooks.listen to a free port", "webhooks")
+		}
+		servers = append(servers, daemon.Server{Name: "webhooks", Listener: listener, Handler: handler})
+	}
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return daemon.Serve(ctx, servers...) })
@@ -229,7 +240,7 @@ func nonEmpty(path string) []string {
 }
 
 func sameServe(a, b config.Config) bool {
-	if a.Health != b.Health || (a.Embedded == nil) != (b.Embedded == nil) {
+	if a.Health != b.Health || (a.Embedded == nil) != (b.Embedded == nil) || !reflect.DeepEqual(a.Webhooks, b.Webhooks) {
 		return false
 	}
 	return a.Embedded == nil || fmt.Sprint(*a.Embedded) == fmt.Sprint(*b.Embedded)
@@ -240,7 +251,7 @@ func (u *upRun) listen(ctx context.Context, c config.Config) (servers []daemon.S
 	if c.Embedded == nil {
 		return nil, nil, nil
 	}
-	registry, err := app.Registry(*c.Embedded, u.data, u.log)
+	registry, err := app.Registry(c, u.data, u.log)
 	if err != nil {
 		return nil, nil, err
 	}

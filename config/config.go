@@ -40,6 +40,8 @@ type Config struct {
 	Releases *Releases
 	// Embedded is the registry that the daemon serves; nil for none.
 	Embedded *Embedded
+	// Webhooks are where registries tell of pushes; nil for nowhere.
+	Webhooks *Webhooks
 	// Health is the address of the health and metrics endpoints.
 	Health string
 	// Resync is how often the daemon looks at everything.
@@ -198,6 +200,32 @@ type Embedded struct {
 	URL           string
 	Cert, Key     string
 	ImmutableTags []string
+	Upstreams     []Upstream
+}
+
+// Upstream is a registry of which the embedded one keeps copies.
+type Upstream struct {
+	Host credential.Host
+	// Prefix is empty for the host.
+	Prefix string
+	Names  []string
+	// Fresh is how long a tag is served unasked, MaxAge how long a copy stays that
+	// nobody pulls; zero for good.
+	Fresh, MaxAge time.Duration
+}
+
+// Webhooks are where registries tell of pushes.
+type Webhooks struct {
+	Listen string
+	Hooks  []Hook
+}
+
+// Hook is a registry that tells of pushes.
+type Hook struct {
+	Host credential.Host
+	// Kind is gitea, harbor or distribution.
+	Kind   string
+	Secret secretref.Ref
 }
 
 // Defaults. The schema names them too; a test holds them together.
@@ -213,6 +241,7 @@ const (
 	defaultTimeout = 10 * time.Second
 	defaultReread  = time.Hour
 	defaultAtOnce  = 5
+	defaultFresh   = time.Minute
 	// jitterShare is the part of Every that is the default jitter.
 	jitterShare = 10
 	// buildxMemory is how long buildx uses a login that it has read
@@ -292,13 +321,51 @@ func (b builder) build(doc document) Config {
 		if e.TLS != nil {
 			embedded.Cert, embedded.Key = resolvePath(b.base, e.TLS.Cert), resolvePath(b.base, e.TLS.Key)
 		}
+		embedded.Upstreams = b.upstreams(e.Upstreams, []string{"serve", "registry", "upstreams"})
 		config.Embedded = &embedded
+	}
+	if doc.Serve.Webhooks != nil {
+		config.Webhooks = b.webhooks(*doc.Serve.Webhooks, []string{"serve", "webhooks"})
 	}
 	if doc.State != nil {
 		config.State = &StateSecret{Namespace: doc.State.Secret.Namespace, Name: or(doc.State.Secret.Name, defaultState)}
 	}
 	config.Warnings = warnings(config)
 	return config
+}
+
+func (b builder) upstreams(texts []upstreamText, at []string) []Upstream {
+	var upstreams []Upstream
+	seen := map[credential.Host]bool{}
+	for i, text := range texts {
+		in := func(key string) []string { return append(at[:len(at):len(at)], strconv.Itoa(i), key) }
+		host, err := credential.ParseHost(text.Host)
+		if err != nil {
+			b.addErr(in("host"), err)
+		}
+		if seen[host] {
+			b.add("put both into one entry", in("host"), "upstream %s is there already", host)
+		}
+		seen[host] = true
+		upstreams = append(upstreams, Upstream{
+			Host: host, Prefix: text.Prefix, Names: text.Names,
+			Fresh: b.duration(text.Fresh, defaultFresh, in("fresh")...), MaxAge: b.duration(text.MaxAge, 0, in("maxAge")...),
+		})
+	}
+	return upstreams
+}
+
+func (b builder) webhooks(text webhooksText, at []string) *Webhooks {
+	b.port(text.Listen, append(at, "listen")...)
+	webhooks := &Webhooks{Listen: text.Listen}
+	for i, hook := range text.Hooks {
+		host, err := credential.ParseHost(hook.Host)
+		if err != nil {
+			b.addErr(append(at[:len(at):len(at)], "hooks", strconv.Itoa(i), "host"), err)
+		}
+		webhooks.Hooks = append(webhooks.Hooks, Hook{Host: host, Kind: hook.Kind, Secret: hook.Password.ref(b.base)})
+	}
+	return webhooks
 }
 
 func (b builder) registry(text registryText, at []string) Registry {

@@ -202,7 +202,7 @@ releases:
   items: [{name: api, repository: a.example.com/api}]
 mirrors:
   - {name: m, from: a.example.com/*, to: [b.example.com/x]}
-serve: {registry: {}}
+serve: {registry: {upstreams: [{host: a.example.com}]}}
 state: {secret: {}}
 `
 
@@ -250,6 +250,7 @@ func TestDefaults(t *testing.T) {
 		".releases.items[].dockerfile":              got.Releases.Items[0].Dockerfile,
 		".releases.items[].pin":                     got.Releases.Items[0].Pin,
 		".releases.items[].reproducible":            got.Releases.Items[0].Reproducible,
+		".serve.registry.upstreams[].fresh":         got.Embedded.Upstreams[0].Fresh,
 		".mirrors[].bare":                           got.Mirrors[0].Bare,
 		".images[].grace":                           got.Images[0].Policy.Grace,
 		".images[].maxDeletes":                      got.Images[0].MaxDeletes,

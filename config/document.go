@@ -204,13 +204,31 @@ type (
 	}
 	serveText struct {
 		Registry *embeddedText `yaml:"registry"`
+		Webhooks *webhooksText `yaml:"webhooks"`
 		Health   healthText    `yaml:"health"`
 	}
 	embeddedText struct {
-		Listen        string   `yaml:"listen"`
-		URL           string   `yaml:"url"`
-		TLS           *tlsText `yaml:"tls"`
-		ImmutableTags []string `yaml:"immutableTags"`
+		Listen        string         `yaml:"listen"`
+		URL           string         `yaml:"url"`
+		TLS           *tlsText       `yaml:"tls"`
+		ImmutableTags []string       `yaml:"immutableTags"`
+		Upstreams     []upstreamText `yaml:"upstreams"`
+	}
+	upstreamText struct {
+		Host   string   `yaml:"host"`
+		Prefix string   `yaml:"prefix"`
+		Names  []string `yaml:"names"`
+		Fresh  string   `yaml:"fresh"`
+		MaxAge string   `yaml:"maxAge"`
+	}
+	webhooksText struct {
+		Listen string     `yaml:"listen"`
+		Hooks  []hookText `yaml:"hooks"`
+	}
+	hookText struct {
+		Host     string     `yaml:"host"`
+		Kind     string     `yaml:"kind"`
+		Password secretText `yaml:"password"`
 	}
 	tlsText struct {
 		Cert string `yaml:"cert"`
