@@ -93,10 +93,9 @@ func (r *Registries) get(host credential.Host, changes bool) (ImageRegistry, err
 	}
 	configured := r.registry(host)
 	wiring := oci.Config{Host: host, Transport: r.client, Insecure: configured != nil && configured.Insecure}
-	switch {
-	case configured == nil:
+	if configured == nil {
 		wiring.Login = func(context.Context) (credential.Login, error) { return dockerLogin(host) }
-	default:
+	} else {
 		source, _, _, err := source(*configured, r.data, r.client, r.reader)
 		if err != nil {
 			return nil, err

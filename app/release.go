@@ -131,7 +131,11 @@ func (r *releasing) builder(items []release.Item) release.Builder {
 // registry is the way to a registry with the login of a push, or for reading.
 func (r *releasing) registry(host credential.Host, login *credential.Login) (release.Registry, error) {
 	if login == nil {
-		return r.registries.Reader(host)
+		own, ok := r.own(host)
+		if !ok {
+			return r.registries.Reader(host)
+		}
+		login = &own
 	}
 	return oci.New(oci.Config{
 		Host: host, Transport: r.registries.client, Insecure: r.registries.insecure(host),
@@ -151,11 +155,18 @@ func (r *releasing) login(ctx context.Context, host credential.Host, scopes cred
 		lender := &loan.Lender{Host: host, Source: source, Instance: r.data.Instance, Life: loanLife, Now: time.Now}
 		return lender.Borrow(ctx, scopes)
 	}
-	if login, ok := r.env.Login(); ok && r.env.Registry == host {
+	if login, ok := r.own(host); ok {
 		return credential.Credential{Host: host, Username: login.Username, Secret: login.Secret, Scopes: scopes}, none, nil
 	}
 	login, err := dockerLogin(host)
 	return credential.Credential{Host: host, Username: login.Username, Secret: login.Secret, Scopes: scopes}, none, err
+}
+
+// own is the login of the files of variables; false for a registry that has a
+// source.
+func (r *releasing) own(host credential.Host) (credential.Login, bool) {
+	login, ok := r.env.Login()
+	return login, ok && r.env.Registry == host && r.registries.registry(host) == nil
 }
 
 func (r *releasing) cluster(context string) (release.Cluster, error) {

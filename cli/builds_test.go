@@ -2,7 +2,6 @@ package cli_test
 
 import (
 	"fmt"
-	"log"
 	"os"
 	"strconv"
 	"strings"
@@ -22,13 +21,14 @@ import (
 // would that ran once an hour: tags b0, b1 ... The login is the docker CLI's.
 func builds() {
 	count, err := strconv.Atoi(os.Args[2])
-	if err != nil {
-		log.Fatal(err)
-	}
 	for n := range count {
-		if err := pushBuild(os.Args[1], n); err != nil {
-			log.Fatal(err)
+		if err == nil {
+			err = pushBuild(os.Args[1], n)
 		}
+	}
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
 	}
 }
 

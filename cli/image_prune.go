@@ -22,9 +22,9 @@ import (
 
 // pruneFlags are the flags of image prune.
 type pruneFlags struct {
-	apply      bool
-	from, save string
-	all        bool
+	apply bool
+	from  string
+	all   bool
 
 	last     int
 	patterns []string

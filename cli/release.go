@@ -115,14 +115,6 @@ func (e *env) releaseProgress(event release.Event) {
 }
 
 func (e *env) showRelease(made *release.Plan) error {
-	changes := 0
-	for _, item := range made.Items {
-		for _, action := range item.Actions {
-			if action.Do {
-				changes++
-			}
-		}
-	}
 	if e.json() {
 		if err := e.printJSON(made); err != nil {
 			return err
@@ -144,8 +136,8 @@ func (e *env) showRelease(made *release.Plan) error {
 	if err := made.Err(); err != nil {
 		return err
 	}
-	if changes > 0 {
-		return problem.New(problem.Pending, "", "%d steps are pending", changes)
+	if steps := made.Pending(); steps > 0 {
+		return problem.New(problem.Pending, "", "%d steps are pending", steps)
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package daemon_test
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -30,7 +29,7 @@ func TestJobs(t *testing.T) {
 			}
 			return ctx.Err()
 		}}
-		d := daemon.New(daemon.Config{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Load: func() (daemon.Setup, error) {
+		d := daemon.New(daemon.Config{Log: slog.New(slog.DiscardHandler), Load: func() (daemon.Setup, error) {
 			return daemon.Setup{Keeper: keeper.New(keeper.Config{Instance: "test", Store: &fake.Store{}, Verifier: &origin{}}), Resync: time.Hour, Jobs: []daemon.Job{job}}, nil
 		}})
 		ended := make(chan error, 1)

@@ -33,7 +33,7 @@ func OpenCache(folder string) (*Cache, error) {
 // Trim removes what was not used for long.
 func (c *Cache) Trim() {
 	if c != nil {
-		c.files.Trim()
+		_ = c.files.Trim() // what cannot be removed is tried again
 	}
 }
 

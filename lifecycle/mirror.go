@@ -75,7 +75,7 @@ func DecideMirror(wanted *plan.Plan, source *image.Inventory, to image.Repositor
 				step.Deed, step.Reason = Bring, "not there"
 			case has.Digest == v.Digest:
 				step.Deed, step.Reason = Keep, "there"
-				if lacks := lacking(source, graph, v.Digest, there); lacks != "" {
+				if lacks := lacking(graph, v.Digest, there); lacks != "" {
 					step.Deed, step.Reason = Bring, lacks
 				}
 			case fixed != nil && fixed(tag):
@@ -92,7 +92,7 @@ func DecideMirror(wanted *plan.Plan, source *image.Inventory, to image.Repositor
 
 // lacking says what of an image's attachments is not known to be at the
 // destination.
-func lacking(source *image.Inventory, graph *image.Graph, root digest.Digest, there map[string]image.Tag) string {
+func lacking(graph *image.Graph, root digest.Digest, there map[string]image.Tag) string {
 	for _, d := range slices.Sorted(maps.Keys(graph.Closure(slices.Values([]digest.Digest{root})))) {
 		if d == root || len(graph.Parents(d)) > 0 {
 			continue

@@ -74,7 +74,9 @@ type reading struct {
 
 	mu sync.Mutex
 	// asked are the manifests that were begun.
-	asked      map[digest.Digest]bool
+	asked map[digest.Digest]bool
+	// texts has one copy each of what manifests repeat: digests and media types.
+	texts      map[string]string
 	done       int
 	noReferrer bool
 }
@@ -106,7 +108,7 @@ func newReading(reader image.Reader, repository image.Repository, how Reading) *
 	how.Parallel = cmp.Or(how.Parallel, defaultParallel)
 	return &reading{
 		Reading: how, reader: reader, inventory: image.NewInventory(repository),
-		slots: make(chan struct{}, how.Parallel), asked: map[digest.Digest]bool{},
+		slots: make(chan struct{}, how.Parallel), asked: map[digest.Digest]bool{}, texts: map[string]string{},
 	}
 }
 
@@ -178,7 +180,7 @@ func (r *reading) untagged(ctx context.Context, lister image.Lister) error {
 
 // also adds a manifest that nothing led to so far.
 func (r *reading) also(ctx context.Context, d digest.Digest) error {
-	if r.asked[d] || d.Validate() != nil {
+	if known := r.asked[d] || d.Validate() != nil; known {
 		return nil
 	}
 	if err := r.visit(ctx, d, false); err != nil {
@@ -213,7 +215,8 @@ func (r *reading) visit(ctx context.Context, d digest.Digest, dates bool) error 
 		return r.unread(ctx, d.String(), err)
 	}
 	r.mu.Lock()
-	r.inventory.Manifests[d] = m
+	r.share(m)
+	r.inventory.Manifests[m.Digest] = m
 	r.mu.Unlock()
 	for _, c := range m.Children {
 		if err := r.visit(ctx, c.Digest, dates && m.Built().IsZero() && c.Attests == ""); err != nil {
@@ -221,6 +224,35 @@ func (r *reading) visit(ctx context.Context, d digest.Digest, dates bool) error 
 		}
 	}
 	return r.referrers(ctx, m)
+}
+
+// share has a manifest hold no text that another holds: most of what the manifests
+// of a repository say is the same. The lock is held.
+func (r *reading) share(m *image.Manifest) {
+	text := func(text string) string {
+		if one, ok := r.texts[text]; ok {
+			return one
+		}
+		r.texts[text] = text
+		return text
+	}
+	one := func(d *digest.Digest) { *d = digest.Digest(text(d.String())) }
+	one(&m.Digest)
+	one(&m.Subject)
+	m.MediaType, m.ArtifactType, m.Platform = text(m.MediaType), text(m.ArtifactType), text(m.Platform)
+	for i := range m.Children {
+		c := &m.Children[i]
+		one(&c.Digest)
+		one(&c.Attests)
+		c.MediaType, c.Platform = text(c.MediaType), text(c.Platform)
+	}
+	if m.Config != nil {
+		m.Config.MediaType = text(m.Config.MediaType) // its digest is its own
+	}
+	for i := range m.Layers {
+		one(&m.Layers[i].Digest)
+		m.Layers[i].MediaType = text(m.Layers[i].MediaType)
+	}
 }
 
 func (r *reading) report() {
@@ -266,7 +298,7 @@ func readSmall(ctx context.Context, reader image.Reader, path string, d digest.D
 	if err != nil {
 		return nil, err
 	}
-	defer blob.Close()
+	defer func() { _ = blob.Close() }()
 	raw, err := io.ReadAll(io.LimitReader(blob, mostConfig+1))
 	if err != nil {
 		return nil, err
