@@ -15,6 +15,7 @@ import (
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/internal/secretref"
 	"github.com/regkeeper/regkeeper/target/secrets"
+	"github.com/regkeeper/regkeeper/workload/cluster"
 )
 
 // Right is one thing that regkeeper asks of a cluster's API.
@@ -67,7 +68,34 @@ func Rights(c config.Config, o Options) []Right {
 			r.secrets(*t.Secrets)
 		}
 	}
+	for _, which := range asked(c) {
+		if o.means(which) {
+			r.uses()
+			break
+		}
+	}
 	return r.list
+}
+
+// asked are the clusters that the daemon asks what is deployed.
+func asked(c config.Config) []config.Cluster {
+	var clusters []config.Cluster
+	for _, images := range c.Images {
+		if images.Prune.Every > 0 || images.Prune.Cron != nil {
+			clusters = append(clusters, images.Clusters...)
+		}
+	}
+	for _, mirror := range c.Mirrors {
+		clusters = append(clusters, mirror.Clusters...)
+	}
+	return clusters
+}
+
+// uses are the rights for finding out what is deployed. No cache is kept of it.
+func (r *rights) uses() {
+	for _, right := range cluster.Rights(nil, nil) {
+		r.add(Right{right.Namespace, right.Group, right.Resource, right.Verbs, right.Names, "deployed: true", right.Why})
+	}
 }
 
 // means says whether a target's cluster is the one of the options.

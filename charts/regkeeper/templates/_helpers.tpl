@@ -94,7 +94,7 @@ spec:
           cpu: 10m
           memory: 64Mi
         limits:
-          memory: 128Mi
+          memory: 256Mi
       securityContext:
         allowPrivilegeEscalation: false
         readOnlyRootFilesystem: true
@@ -117,7 +117,7 @@ spec:
         name: regkeeper
     - name: data
       emptyDir:
-        sizeLimit: 16Mi
+        sizeLimit: 256Mi
     {{- with .Values.kubeconfigSecret }}
     - name: kubeconfig
       secret:
