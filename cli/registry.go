@@ -18,7 +18,7 @@ func newRegistry(e *env) *cobra.Command {
 	group := &cobra.Command{Use: "registry", Short: "Manage the embedded registry"}
 	token := &cobra.Command{Use: "token", Short: "Create, list and revoke the embedded registry's tokens"}
 	token.AddCommand(newTokenCreate(e), newTokenList(e), newTokenRevoke(e))
-	group.AddCommand(token)
+	group.AddCommand(token, newRegistryCollect(e))
 	return group
 }
 

@@ -27,6 +27,7 @@ import (
 	"github.com/regkeeper/regkeeper/daemon"
 	"github.com/regkeeper/regkeeper/internal/disk"
 	"github.com/regkeeper/regkeeper/problem"
+	"github.com/regkeeper/regkeeper/registry/builtin"
 )
 
 func newUp(e *env) *cobra.Command {
@@ -109,6 +110,8 @@ type upRun struct {
 	health string
 	// listener is the embedded registry's, where it is open already.
 	listener net.Listener
+	// registry is the embedded one; nil where there is none.
+	registry *builtin.Registry
 }
 
 func (u *upRun) run(ctx context.Context, c config.Config) error {
@@ -145,7 +148,7 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 	if err != nil {
 		u.log.Warn("no control socket: rotate and sync cannot reach this daemon", "error", err)
 	} else {
-		servers = append(servers, daemon.Server{Name: "control", Listener: control, Handler: d.Control()})
+		servers = append(servers, daemon.Server{Name: "control", Listener: control, Handler: collects(d.Control(), u.registry)})
 	}
 	health, err := u.listenHealth(ctx, c)
 	if err != nil {
@@ -255,6 +258,7 @@ func (u *upRun) listen(ctx context.Context, c config.Config) (servers []daemon.S
 	if err != nil {
 		return nil, nil, err
 	}
+	u.registry = registry
 	closers = append(closers, registry.Close)
 	if u.listener == nil {
 		if u.listener, err = listen(ctx, c.Embedded.Listen); err != nil {
