@@ -25,6 +25,8 @@ type pruneFlags struct {
 	apply bool
 	from  string
 	all   bool
+	// imported is another registry's policy, as KIND=FILE.
+	imported string
 
 	last     int
 	patterns []string
@@ -54,12 +56,18 @@ repository goes.
 if its tag leads elsewhere by then or something else needs what it deletes. One run
 deletes at most so many images; --max-deletes and --max-share allow more.
 
+With --import, it reads the retention policy of another registry (Gitea's cleanup rule,
+Harbor's, ECR's or GitLab's policy) and shows what that would do to the repositories,
+what it would break, and where the rules' outcome differs. Without rules, the nearest to
+the policy are taken, and what they cannot say is noted. Nothing is deleted then.
+
 It exits with 2 when there is something to delete and --apply was not given.`,
 		Example: example(
 			"regkeeper image prune",
 			"regkeeper image prune gitea.example.com/admin/* --keep-last 30 --keep-deployed",
 			"regkeeper image prune -o json > plan.json && regkeeper image prune --from plan.json --apply",
-			"regkeeper image prune --apply --max-deletes 500"),
+			"regkeeper image prune --apply --max-deletes 500",
+			"regkeeper image prune gitea.example.com/admin/* --import gitea=rule.yaml"),
 		RunE: func(c *cobra.Command, args []string) (err error) {
 			ctx := c.Context()
 			r, err := e.openImages(ctx)
@@ -75,6 +83,7 @@ It exits with 2 when there is something to delete and --apply was not given.`,
 	flags.BoolVar(&f.apply, "apply", false, "carry out the plan")
 	flags.StringVar(&f.from, "from", "", "a plan that was printed with -o json, instead of making one")
 	flags.BoolVar(&f.all, "all", false, "show what stays, too, in text")
+	flags.StringVar(&f.imported, "import", "", "compare with another registry's policy, as gitea=FILE, harbor=FILE, ecr=FILE or gitlab=FILE")
 	flags.IntVar(&f.last, "keep-last", 0, "rule: keep the newest images, so many")
 	flags.StringSliceVar(&f.patterns, "keep-pattern", nil, "rule: keep images with a tag that matches, such as v*")
 	flags.StringVar(&f.newer, "keep-newer-than", "", "rule: keep images that are newer, such as 14d")
@@ -100,6 +109,9 @@ type planned struct {
 }
 
 func (p *pruneRun) run(ctx context.Context, args []string) error {
+	if p.imported != "" {
+		return p.compare(ctx, args)
+	}
 	plans, err := p.plans(ctx, args)
 	if err != nil {
 		return err
