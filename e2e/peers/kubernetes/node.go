@@ -352,12 +352,18 @@ func (c *Cluster) Load(t testing.TB, ref string, image v1.Image) {
 // registry at 127.0.0.1 or localhost needs no leave: containerd tries both.
 func (c *Cluster) AllowHTTP(t testing.TB, host string) {
 	t.Helper()
-	dir := filepath.Join(c.dir, "registries", host)
+	path := c.HostsFile(host)
 	text := fmt.Sprintf("server = \"http://%s\"\n[host.\"http://%[1]s\"]\n", host)
-	err := errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o600))
+	err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(text), 0o600))
 	if err != nil {
 		t.Fatalf("allow http: %v", err)
 	}
+}
+
+// HostsFile is where the node's containerd looks for what it should know of a
+// registry.
+func (c *Cluster) HostsFile(host string) string {
+	return filepath.Join(c.dir, "registries", host, "hosts.toml")
 }
 
 // StopKubelet ends the kubelet. Its pods go on.
