@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -180,7 +181,7 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 		}
 	}
 	setup.Keeper, setup.Origins = keeper.New(wiring), reader.origins()
-	setup.Jobs = append(pruneJobs(c, data, data.log), mirrorJobs(c, data, data.log)...)
+	setup.Jobs = slices.Concat([]daemon.Job{sweepJob(c, data)}, pruneJobs(c, data, data.log), mirrorJobs(c, data, data.log))
 	return setup, nil
 }
 

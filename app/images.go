@@ -14,6 +14,7 @@ import (
 
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/daemon"
 	"github.com/regkeeper/regkeeper/image"
 	"github.com/regkeeper/regkeeper/internal/kube"
 	"github.com/regkeeper/regkeeper/internal/transport"
@@ -51,7 +52,7 @@ type Registries struct {
 
 	mu    sync.Mutex
 	open  map[opened]ImageRegistry
-	loans map[credential.Host]*borrowed
+	loans map[opened]*borrowed
 }
 
 type opened struct {
@@ -72,7 +73,7 @@ func OpenRegistries(c config.Config, data *Data) *Registries {
 	return &Registries{
 		config: c, data: data, client: transport.New(transport.Config{Retries: httpRetries}),
 		reader: &secretReader{clusters: data.clusters, mirrors: map[types.NamespacedName]*kube.Mirror[map[string][]byte]{}},
-		open:   map[opened]ImageRegistry{}, loans: map[credential.Host]*borrowed{},
+		open:   map[opened]ImageRegistry{}, loans: map[opened]*borrowed{},
 	}
 }
 
@@ -100,7 +101,7 @@ func (r *Registries) get(host credential.Host, changes bool) (ImageRegistry, err
 		if err != nil {
 			return nil, err
 		}
-		lender := &loan.Lender{Host: host, Source: source, Instance: r.data.Instance, Life: loanLife, Now: time.Now}
+		lender := r.lender(host, source)
 		wiring.Login = func(ctx context.Context) (credential.Login, error) { return r.login(ctx, lender, changes) }
 	}
 	registry := r.native(configured, oci.New(wiring), wiring.Login)
@@ -159,15 +160,20 @@ func (r *Registries) login(ctx context.Context, lender *loan.Lender, changes boo
 			return entry.Current.Login(), nil
 		}
 	}
-	known := r.loans[lender.Host]
+	key := opened{lender.Host, changes}
+	known := r.loans[key]
 	if known != nil && time.Since(known.since) < loanLife/2 {
 		return known.login, nil
 	}
-	login, end, err := lender.Borrow(ctx, credential.ScopesOf(credential.Pull, credential.Push, credential.Delete))
+	scopes := credential.ScopesOf(credential.Pull)
+	if changes {
+		scopes = credential.ScopesOf(credential.Pull, credential.Push, credential.Delete)
+	}
+	login, end, err := lender.Borrow(ctx, scopes)
 	if err != nil {
 		return credential.Login{}, err
 	}
-	r.loans[lender.Host] = &borrowed{login: login.Login(), since: time.Now(), end: end}
+	r.loans[key] = &borrowed{login: login.Login(), since: time.Now(), end: end}
 	if known != nil {
 		return login.Login(), known.end(ctx)
 	}
@@ -192,11 +198,35 @@ func (r *Registries) Close(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var errs []error
-	for host, loan := range r.loans {
+	for key, loan := range r.loans {
 		errs = append(errs, loan.end(ctx))
-		delete(r.loans, host)
+		delete(r.loans, key)
 	}
 	return errors.Join(errs...)
+}
+
+// sweepEvery is how often the daemon looks for borrowed logins that a killed
+// process left.
+const sweepEvery = 6 * time.Hour
+
+// sweepJob ends borrowed logins whose time is over.
+func sweepJob(c config.Config, data *Data) daemon.Job {
+	return daemon.Job{Name: "borrowed logins", Next: daemon.Every(sweepEvery), Run: func(ctx context.Context) error {
+		registries := OpenRegistries(c, data)
+		var errs []error
+		for _, r := range c.Registries {
+			source, _, _, err := source(r, data, registries.client, registries.reader)
+			if err == nil {
+				err = registries.lender(r.Host, source).Sweep(ctx)
+			}
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	}}
+}
+
+func (r *Registries) lender(host credential.Host, source credential.Source) *loan.Lender {
+	return &loan.Lender{Host: host, Source: source, Instance: r.data.Instance, Life: loanLife, Now: time.Now}
 }
 
 // Cache is where manifests are remembered: in the data folder if there is one, or

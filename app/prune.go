@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,8 +38,12 @@ func Facts(ctx context.Context, rules []plan.Rule, clusters []config.Cluster, fi
 			continue
 		}
 		uses, unknown := cluster.New(cluster.Config{Cluster: opened, Name: called(which)}).Uses(ctx)
+		if len(uses) == 0 && len(unknown) == 0 {
+			unknown = []string{cmp.Or(called(which), "the current context's cluster") + " uses no image at all: it may be the wrong one"}
+		}
 		facts.Uses = append(facts.Uses, uses...)
 		facts.UsesUnknown = append(facts.UsesUnknown, unknown...)
+		facts.Notes = append(facts.Notes, fmt.Sprintf("asked %s: %d uses of images", cmp.Or(called(which), "the current context's cluster"), len(uses)))
 	}
 	for _, pattern := range files {
 		inUse(pattern, &facts)
@@ -55,6 +60,17 @@ func Facts(ctx context.Context, rules []plan.Rule, clusters []config.Cluster, fi
 		facts.Histories[rule.Branch.String()] = history
 	}
 	return facts
+}
+
+// Uses asks anew what is in use; nil if no rule asks.
+func Uses(images config.Images, data *Data) func(ctx context.Context) ([]image.Use, []string) {
+	if len(images.Clusters) == 0 && len(images.InUse) == 0 {
+		return nil
+	}
+	return func(ctx context.Context) ([]image.Use, []string) {
+		facts := Facts(ctx, nil, images.Clusters, images.InUse, data)
+		return facts.Uses, facts.UsesUnknown
+	}
 }
 
 // called is a cluster as people know it; empty for the usual one.
@@ -92,15 +108,18 @@ func inUse(pattern string, facts *plan.Facts) {
 func PlanPrune(ctx context.Context, registry image.Reader, repository image.Repository, policy plan.Policy, facts plan.Facts, ledger lifecycle.Ledger, how lifecycle.Reading) (*plan.Plan, error) {
 	how.Dates = true
 	for _, use := range facts.Uses {
-		if use.Reference.Repository == repository && use.Reference.Digest != "" {
+		if use.Reference.Digest != "" && plan.SamePath(use.Reference.Repository, repository) {
 			how.Also = append(how.Also, use.Reference.Digest)
 		}
 	}
-	inventory, err := lifecycle.Read(ctx, registry, repository, how)
-	if err != nil {
+	var err error
+	if facts.Deleted, err = ledger.Deleted(ctx, repository); err != nil {
 		return nil, err
 	}
-	if facts.Deleted, err = ledger.Deleted(ctx, repository); err != nil {
+	// What was being deleted when a run was cut off may be there still.
+	how.Also = slices.AppendSeq(how.Also, maps.Keys(facts.Deleted))
+	inventory, err := lifecycle.Read(ctx, registry, repository, how)
+	if err != nil {
 		return nil, err
 	}
 	return plan.Decide(policy, inventory, facts), nil
@@ -203,6 +222,7 @@ func (r *pruneRun) repository(ctx context.Context, registries *Registries, repos
 	}
 	result, err := lifecycle.Apply(ctx, registry, made, lifecycle.Pruning{
 		Limits: lifecycle.Limits{Images: r.images.MaxDeletes, Share: r.images.MaxShare}, Rate: r.images.Rate, Ledger: ledger, Reading: how,
+		Uses: Uses(*r.images, r.data),
 	})
 	all, gone := made.Tagged()
 	r.log.Info("pruned", "repository", repository, "images", all, "gone", gone, "deleted", result.Deleted, "left", len(result.Skipped), "failed", len(result.Failed), "frees", made.Frees)
@@ -226,6 +246,9 @@ const (
 
 // report writes what was done, and takes the oldest reports away.
 func (r *pruneRun) report() error {
+	if len(r.done) == 0 {
+		return nil
+	}
 	folder := filepath.Join(r.data.Folder, reportsName)
 	if err := os.MkdirAll(folder, disk.PrivateFolder); err != nil {
 		return disk.Problem(err, "make folder %s", folder)
@@ -234,7 +257,7 @@ func (r *pruneRun) report() error {
 	if err != nil {
 		return err
 	}
-	name := "prune-" + r.began.UTC().Format("20060102T150405.000Z") + ".json"
+	name := "prune-" + r.began.UTC().Format("20060102T150405.000000Z") + ".json"
 	if err := disk.WriteFile(filepath.Join(folder, name), append(raw, '\n'), disk.PrivateFile); err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/image"
-	"github.com/regkeeper/regkeeper/keeper/loan"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/registry/oci"
 	"github.com/regkeeper/regkeeper/release"
@@ -152,8 +151,7 @@ func (r *releasing) login(ctx context.Context, host credential.Host, scopes cred
 		if err != nil {
 			return credential.Credential{}, none, err
 		}
-		lender := &loan.Lender{Host: host, Source: source, Instance: r.data.Instance, Life: loanLife, Now: time.Now}
-		return lender.Borrow(ctx, scopes)
+		return r.registries.lender(host, source).Borrow(ctx, scopes)
 	}
 	if login, ok := r.own(host); ok {
 		return credential.Credential{Host: host, Username: login.Username, Secret: login.Secret, Scopes: scopes}, none, nil

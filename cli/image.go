@@ -67,11 +67,15 @@ func (e *env) openImages(ctx context.Context) (*imageRun, error) {
 	return &imageRun{env: e, config: c, folder: folder, data: data, registries: app.OpenRegistries(c, data), cache: app.Cache(folder)}, nil
 }
 
-// close ends what was borrowed. Its error counts only if nothing else failed.
+// close ends what was borrowed.
 func (r *imageRun) close(ctx context.Context, err *error) {
 	r.cache.Trim()
-	if ended := r.registries.Close(ctx); *err == nil {
+	switch ended := r.registries.Close(ctx); {
+	case ended == nil:
+	case *err == nil:
 		*err = ended
+	default:
+		r.warn([]string{ended.Error()})
 	}
 }
 

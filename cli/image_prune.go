@@ -106,20 +106,25 @@ type planned struct {
 	plan   *plan.Plan
 	limits lifecycle.Limits
 	rate   float64
+	images config.Images
 }
 
 func (p *pruneRun) run(ctx context.Context, args []string) error {
+	if p.maxDeletes < 0 || p.maxShare < 0 || p.maxShare > 100 || p.rate < 0 {
+		return problem.New(problem.Usage, "--max-deletes and --rate are 0 or more, --max-share is from 0 to 100", "a limit is out of its range")
+	}
 	if p.imported != "" {
 		return p.compare(ctx, args)
 	}
 	plans, err := p.plans(ctx, args)
-	if err != nil {
-		return err
-	}
 	if !p.apply {
+		if err != nil {
+			return err
+		}
 		return p.show(plans)
 	}
-	return p.carryOut(ctx, plans)
+	// What could not be planned keeps no other repository from being pruned.
+	return joined([]error{p.carryOut(ctx, plans), err})
 }
 
 // plans reads the plans that are given, or makes them.
@@ -211,12 +216,9 @@ func (p *pruneRun) plan(ctx context.Context, repository image.Repository, images
 
 // bounded adds the limits, of which flags count before the configuration.
 func (p *pruneRun) bounded(made *plan.Plan, images config.Images) planned {
-	bounds := planned{plan: made, limits: lifecycle.Limits{Images: images.MaxDeletes, Share: images.MaxShare}, rate: images.Rate}
+	bounds := planned{plan: made, limits: lifecycle.Limits{Images: images.MaxDeletes, Share: images.MaxShare}, rate: images.Rate, images: images}
 	if p.changed("max-deletes") {
 		bounds.limits.Images = p.maxDeletes
-		if !p.changed("max-share") {
-			bounds.limits.Share = 1
-		}
 	}
 	if p.changed("max-share") {
 		bounds.limits.Share = float64(p.maxShare) / 100
@@ -238,7 +240,10 @@ func (p *pruneRun) read(path string) ([]planned, error) {
 		return nil, problem.Wrap(err, problem.Damaged, "print one anew with `regkeeper image prune -o json`", "read plan %s", path)
 	}
 	var all []planned
-	for _, made := range plans {
+	for i, made := range plans {
+		if made == nil {
+			return nil, problem.New(problem.Damaged, "print one anew with `regkeeper image prune -o json`", "plan %d of %s is none", i+1, path)
+		}
 		images := p.config.Covering(made.Repository)
 		if images == nil {
 			images = &config.Images{MaxDeletes: p.maxDeletes, MaxShare: float64(p.maxShare) / 100, Rate: float64(p.rate)}
@@ -313,6 +318,7 @@ func (p *pruneRun) carryOut(ctx context.Context, plans []planned) error {
 		done := 0
 		result, err := lifecycle.Apply(ctx, registry, made.plan, lifecycle.Pruning{
 			Limits: made.limits, Rate: made.rate, Ledger: app.Ledger(p.folder), Reading: lifecycle.Reading{Cache: p.cache},
+			Uses: app.Uses(made.images, p.data),
 			Report: func(lifecycle.Done) {
 				done++
 				bar.far(lifecycle.Progress{What: made.plan.Repository.String(), Done: done, Of: len(made.plan.Steps)})

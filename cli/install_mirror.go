@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -105,6 +106,10 @@ func (m *mirrorInstall) mirror() (mirrorconfig.Mirror, error) {
 	return mirror, nil
 }
 
+// holdsLogin matches the keys under which the documents have logins, wherever they
+// stand.
+var holdsLogin = regexp.MustCompile(`(?i)password|auth|token|header`)
+
 // run prints the document as it would be, or writes it.
 func (m *mirrorInstall) run(puller puller) error {
 	mirror, err := m.mirror()
@@ -128,6 +133,8 @@ func (m *mirrorInstall) run(puller puller) error {
 		return err
 	}
 	switch {
+	case !m.write && holdsLogin.Match(before):
+		return problem.New(problem.Usage, "add --write", "%s has logins in it, and is not printed", path)
 	case !m.write:
 		m.printf("# %s\n%s", path, after)
 		return nil

@@ -128,8 +128,11 @@ func (e *env) showRelease(made *release.Plan) error {
 			for _, set := range item.Sets {
 				e.printf("  %s %s: %s -> %s\n", set.Namespace, set.Workload, set.From, set.To)
 			}
-			for _, note := range append(item.Notes, item.Refused...) {
+			for _, note := range item.Notes {
 				e.printf("  note: %s\n", note)
+			}
+			for _, why := range item.Refused {
+				e.printf("  refused: %s\n", why)
 			}
 		}
 	}

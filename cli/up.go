@@ -164,7 +164,7 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 		if err != nil {
 			return busy(err, "set serve.webhooks.listen to a free port", "webhooks")
 		}
-		servers = append(servers, daemon.Server{Name: "webhooks", Listener: listener, Handler: handler})
+		servers = append(servers, daemon.Server{Name: "webhooks", Listener: listener, Handler: handler, Patience: webhookPatience})
 	}
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -199,6 +199,9 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 	}
 	return err
 }
+
+// webhookPatience is how long a registry may take to send a message.
+const webhookPatience = 30 * time.Second
 
 // frugal trades some computing for memory, which a pod has less of, unless the
 // environment says otherwise (runtime, variable GOGC).

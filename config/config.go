@@ -358,11 +358,16 @@ func (b builder) upstreams(texts []upstreamText, at []string) []Upstream {
 func (b builder) webhooks(text webhooksText, at []string) *Webhooks {
 	b.port(text.Listen, append(at, "listen")...)
 	webhooks := &Webhooks{Listen: text.Listen}
+	seen := map[credential.Host]bool{}
 	for i, hook := range text.Hooks {
 		host, err := credential.ParseHost(hook.Host)
 		if err != nil {
 			b.addErr(append(at[:len(at):len(at)], "hooks", strconv.Itoa(i), "host"), err)
 		}
+		if seen[host] {
+			b.add("put both into one entry", append(at[:len(at):len(at)], "hooks", strconv.Itoa(i), "host"), "a webhook of %s is there already", host)
+		}
+		seen[host] = true
 		webhooks.Hooks = append(webhooks.Hooks, Hook{Host: host, Kind: hook.Kind, Secret: hook.Password.ref(b.base)})
 	}
 	return webhooks

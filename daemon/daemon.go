@@ -167,8 +167,15 @@ func (d *Daemon) swap(ctx context.Context, group *errgroup.Group) error {
 	d.mu.Unlock()
 	d.passing.Unlock()
 	context.AfterFunc(watching, s.queue.ShutDown)
+	var working sync.WaitGroup
+	working.Add(1 + len(next.Jobs))
 	group.Go(func() error {
-		defer close(s.done)
+		working.Wait()
+		close(s.done)
+		return nil
+	})
+	group.Go(func() error {
+		defer working.Done()
 		d.tend(watching, s)
 		return nil
 	})
@@ -195,7 +202,10 @@ func (d *Daemon) swap(ctx context.Context, group *errgroup.Group) error {
 		})
 	}
 	for _, job := range next.Jobs {
-		group.Go(func() error { return d.job(watching, job) })
+		group.Go(func() error {
+			defer working.Done()
+			return d.job(watching, job)
+		})
 	}
 	d.config.Metrics.reloaded(true)
 	return nil

@@ -19,6 +19,8 @@ type Server struct {
 	Handler  http.Handler
 	// TLS is nil for plain HTTP.
 	TLS *tls.Config
+	// Patience is how long a request may take to come; zero for any time.
+	Patience time.Duration
 }
 
 const (
@@ -31,7 +33,7 @@ const (
 func Serve(ctx context.Context, servers ...Server) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range servers {
-		server := &http.Server{Handler: s.Handler, ReadHeaderTimeout: headerTimeout, TLSConfig: s.TLS}
+		server := &http.Server{Handler: s.Handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: s.Patience, TLSConfig: s.TLS}
 		group.Go(func() error {
 			var err error
 			if s.TLS != nil {

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +82,7 @@ func (p *product) command(args ...string) *exec.Cmd {
 	}
 	cmd := exec.Command(path, args...)
 	cmd.Dir = p.dir
-	cmd.Env = append(slices.Clone(p.env), "PATH="+os.Getenv("PATH"), "HOME="+p.home, "XDG_CONFIG_HOME="+filepath.Join(p.home, ".config"))
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + p.home, "XDG_CONFIG_HOME=" + filepath.Join(p.home, ".config")}, p.env...)
 	return cmd
 }
 

@@ -20,6 +20,10 @@ const (
 // it attests another child (BuildKit's docs/attestations/attestation-storage.md).
 const attests = "vnd.docker.reference.digest"
 
+// DeletingAnnotation marks a manifest that a tag is led to so that the tag can be
+// deleted with it, where a registry deletes by digest alone. Nobody wants it.
+const DeletingAnnotation = "dev.regkeeper.deleting"
+
 // Blob is content that a manifest names: a layer, or a config.
 type Blob struct {
 	Digest    digest.Digest `json:"digest"`
@@ -52,6 +56,9 @@ type Manifest struct {
 	Children []Child       `json:"children,omitempty"`
 	Config   *Blob         `json:"config,omitempty"`
 	Layers   []Blob        `json:"layers,omitempty"`
+	// Deleting says that the manifest stands under a tag only so that the tag can
+	// be deleted: see [DeletingAnnotation].
+	Deleting bool `json:"deleting,omitempty"`
 	// Created is when the image was built by its annotation or, once that was
 	// read, by its config; zero where neither says.
 	Created time.Time `json:"created,omitzero"`
@@ -152,6 +159,7 @@ func ParseManifest(d digest.Digest, mediaType string, raw []byte) (*Manifest, er
 			return nil, fmt.Errorf("parse manifest %s: it names %s with a size of %d", d, part.Digest, part.Size)
 		}
 	}
+	_, m.Deleting = doc.Annotations[DeletingAnnotation]
 	m.Created, _ = time.Parse(time.RFC3339, doc.Annotations[ocispec.AnnotationCreated])
 	return m, nil
 }

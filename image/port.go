@@ -74,6 +74,13 @@ type Lister interface {
 	Untagged(ctx context.Context, repository string) iter.Seq2[Tag, error]
 }
 
+// Forgetter is a reader that may answer from what it was told a moment ago.
+type Forgetter interface {
+	Reader
+	// Forget has what is asked next of a repository asked anew.
+	Forget(repository string)
+}
+
 // Deleter is a registry of which manifests can be deleted. What is gone already
 // is no error.
 type Deleter interface {

@@ -8,6 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/rogpeppe/go-internal/cache"
 
+	"github.com/regkeeper/regkeeper/image"
 	"github.com/regkeeper/regkeeper/internal/disk"
 )
 
@@ -46,10 +47,14 @@ func (c *Cache) manifest(d digest.Digest, read func() (string, []byte, error)) (
 		}
 	}
 	mediaType, raw, err = read()
-	if err == nil {
+	if err != nil {
+		return "", nil, err
+	}
+	// No digest vouches for the type: of what it does not fit nothing is kept.
+	if _, err := image.ParseManifest(d, mediaType, raw); err == nil {
 		c.put("manifest", d, append([]byte(mediaType+"\n"), raw...))
 	}
-	return mediaType, raw, err
+	return mediaType, raw, nil
 }
 
 func (c *Cache) config(d digest.Digest, read func() ([]byte, error)) ([]byte, error) {

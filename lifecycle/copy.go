@@ -191,8 +191,11 @@ type placing struct {
 	graph     *image.Graph
 	place     Place
 	done      map[digest.Digest]bool
-	result    Copied
-	mu        sync.Mutex
+	// tagged is a manifest that is written once, with its tag: by digest some
+	// registries would have it as another one beside.
+	tagged digest.Digest
+	result Copied
+	mu     sync.Mutex
 }
 
 func (p *placing) image(ctx context.Context, root digest.Digest) error {
@@ -219,6 +222,9 @@ func (p *placing) image(ctx context.Context, root digest.Digest) error {
 		}
 	}
 	if whole {
+		if tag != "" && !p.isSubject(root) {
+			p.tagged = root
+		}
 		if err := p.manifest(ctx, root); err != nil {
 			return err
 		}
@@ -352,6 +358,10 @@ func (p *placing) write(ctx context.Context, m *image.Manifest) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
+	if m.Digest == p.tagged {
+		p.result.Manifests++
+		return nil
+	}
 	mediaType, raw, err := p.raw(ctx, m.Digest)
 	if err != nil {
 		return err
@@ -359,6 +369,15 @@ func (p *placing) write(ctx context.Context, m *image.Manifest) error {
 	_, err = p.place.Registry.WriteManifest(ctx, p.place.Repository.Path, "", mediaType, raw)
 	p.result.Manifests++
 	return err
+}
+
+// isSubject says whether something belongs to a manifest, which must be there
+// before that.
+func (p *placing) isSubject(d digest.Digest) bool {
+	return len(p.graph.Attached(d)) > 0 || slices.ContainsFunc(p.graph.Tags(d), func(tag string) bool {
+		_, attached := image.Attached(tag)
+		return attached
+	})
 }
 
 // attach has a tag made of a digest at the place. A list of referrers that is there
@@ -439,6 +458,15 @@ func (p *placing) raw(ctx context.Context, d digest.Digest) (mediaType string, r
 // once.
 func (p *placing) blob(ctx context.Context, blob image.Blob) error {
 	to := p.place.Repository
+	p.Copier.mu.Lock()
+	had := p.brought[brought{string(to.Host), blob.Digest}] == to.Path
+	p.Copier.mu.Unlock()
+	if had {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.result.Present++
+		return nil
+	}
 	outcome, err, _ := p.flights.Do(to.String()+"@"+blob.Digest.String(), func() (any, error) {
 		select {
 		case p.slots <- struct{}{}:

@@ -56,6 +56,34 @@ func TestCopyBringsEverything(t *testing.T) {
 	}
 }
 
+// An image to which nothing belongs is written once, by its tag, and what one copy
+// brought the next does not ask for. What something belongs to must be there first,
+// without the tag.
+func TestCopyCosts(t *testing.T) {
+	t.Parallel()
+	from, to := newKit(t, fakeregistry.Config{NoReferrers: true}), newKit(t, fakeregistry.Config{NoReferrers: true})
+	from.platform("app", "plain", "amd64", "plain", epoch)
+	from.platform("app", "next", "amd64", "next", epoch)
+	from.sign("app", from.platform("app", "signed", "amd64", "signed", epoch))
+	c := lifecycle.NewCopier(lifecycle.Copying{})
+	for _, test := range []struct {
+		tag             string
+		manifests, head int
+	}{{"plain", 1, 3}, {"next", 1, 2}, {"signed", 4, 4}} {
+		to.fake.Requests()
+		if _, err := c.Copy(t.Context(), from.Registry, ref("app", test.tag), to.place("app", test.tag)); err != nil {
+			t.Fatal(err)
+		}
+		to.whole("app", test.tag)
+		if got := to.fake.Count("PUT /v2/app/manifests/"); got != test.manifests {
+			t.Errorf("%s: %d manifests were written, want %d", test.tag, got, test.manifests)
+		}
+		if got := to.fake.Count("HEAD /v2/app/blobs/"); got != test.head {
+			t.Errorf("%s: %d blobs were asked for, want %d", test.tag, got, test.head)
+		}
+	}
+}
+
 // The tag comes last: a copy that is cut off anywhere is no image yet, and goes on
 // where it was.
 func TestCopyCutOffAnywhere(t *testing.T) {

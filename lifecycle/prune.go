@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -23,8 +24,8 @@ type Registry interface {
 	image.Deleter
 }
 
-// Limits bound what one run may delete of a repository. They count images with a
-// tag.
+// Limits bound what one run may delete of a repository. They count images, those
+// without a tag among them.
 type Limits struct {
 	// Images is how many; 0 is none at all.
 	Images int
@@ -37,6 +38,9 @@ type Pruning struct {
 	Limits Limits
 	// Rate bounds the deletions per second; 0 does not.
 	Rate float64
+	// Uses asks anew what is in use, and tells what could not be asked; nil asks
+	// nothing.
+	Uses func(ctx context.Context) (uses []image.Use, unknown []string)
 	// Ledger remembers what was deleted until a plan is done; nil remembers
 	// nothing.
 	Ledger Ledger
@@ -77,15 +81,54 @@ type Pruned struct {
 // Check holds a plan against the limits. The error is a problem of kind
 // [problem.Refused].
 func (l Limits) Check(p *plan.Plan) error {
-	all, gone := p.Tagged()
-	switch {
-	case gone > l.Images:
-		return problem.New(problem.Refused, fmt.Sprintf("look through the plan, then allow as many: --max-deletes %d", gone),
-			"the plan for %s deletes %d images, and one run may delete %d", p.Repository, gone, l.Images)
-	case all > 0 && float64(gone) > l.Share*float64(all):
-		share := 100 * float64(gone) / float64(all)
-		return problem.New(problem.Refused, fmt.Sprintf("look through the plan, then allow as much: --max-share %d%%", int(share+0.999)),
-			"the plan for %s deletes %.0f %% of its %d images, and one run may delete %.0f %%", p.Repository, share, all, 100*l.Share)
+	all, gone := len(p.Images), p.Gone()
+	share := 0.0
+	if all > 0 {
+		share = float64(gone) / float64(all)
+	}
+	var allow []string
+	if gone > l.Images {
+		allow = append(allow, fmt.Sprintf("--max-deletes %d", gone))
+	}
+	if share > l.Share {
+		allow = append(allow, fmt.Sprintf("--max-share %d", int(100*share+0.999)))
+	}
+	if len(allow) == 0 {
+		return nil
+	}
+	return problem.New(problem.Refused, "look through the plan, then allow as much: "+strings.Join(allow, " "),
+		"the plan for %s deletes %d of its %d images, and one run may delete %d, and %.0f %%", p.Repository, gone, all, l.Images, 100*l.Share)
+}
+
+// tooOld is when a plan is not carried out any more: what is deployed has changed.
+const tooOld = 24 * time.Hour
+
+// sound refuses a plan that is not what it says: one that was edited, or is old.
+func sound(p *plan.Plan, now time.Time) error {
+	wrong := func(format string, args ...any) error {
+		return problem.New(problem.Damaged, "make the plan anew", "the plan for %s %s", p.Repository, fmt.Sprintf(format, args...))
+	}
+	if len(p.Unread) > 0 && len(p.Steps) > 0 {
+		return wrong("deletes although parts of the repository could not be read")
+	}
+	goes := map[digest.Digest]bool{}
+	tags := map[string]bool{}
+	for _, v := range p.Images {
+		goes[v.Digest] = !v.Keep
+		for _, tag := range v.Tags {
+			tags[tag] = !v.Keep
+		}
+	}
+	for _, step := range p.Steps {
+		if gone, judged := goes[step.Digest]; judged && !gone {
+			return wrong("deletes %s, which it keeps", image.Short(step.Digest))
+		}
+		if _, attached := image.Attached(step.Tag); step.Tag != "" && !attached && !tags[step.Tag] {
+			return wrong("deletes tag %s, which it does not say to go", step.Tag)
+		}
+	}
+	if age := now.Sub(p.Made); len(p.Steps) > 0 && age > tooOld {
+		return problem.New(problem.Refused, "make the plan anew: what is deployed may have changed", "the plan for %s is %d hours old", p.Repository, int(age.Hours()))
 	}
 	return nil
 }
@@ -102,8 +145,8 @@ func (l Limits) Check(p *plan.Plan) error {
 // The error is that of a plan which was not begun or could not be gone on with.
 func Apply(ctx context.Context, registry Registry, p *plan.Plan, how Pruning) (Pruned, error) {
 	a := &applying{registry: registry, plan: p, Pruning: how, stays: map[string]digest.Digest{}, result: Pruned{Repository: p.Repository, Skipped: []Done{}, Failed: []Done{}}}
-	if len(p.Unread) > 0 && len(p.Steps) > 0 {
-		return a.result, problem.New(problem.Damaged, "make the plan anew", "the plan for %s deletes although parts of the repository could not be read", p.Repository)
+	if err := sound(p, time.Now()); err != nil {
+		return a.result, err
 	}
 	if err := how.Limits.Check(p); err != nil {
 		return a.result, err
@@ -147,11 +190,8 @@ type applying struct {
 }
 
 // The repository is read again when the last reading is older than this, and than
-// so many times what it took.
-const (
-	stale     = time.Minute
-	staleness = 10
-)
+// what it took.
+const stale = time.Minute
 
 // steps does the steps that delete tags, or those that delete manifests. Manifests
 // go last: what is under way to be tagged anew shows by then.
@@ -161,7 +201,7 @@ func (a *applying) steps(ctx context.Context, tags bool) error {
 		if (step.Tag != "") != tags {
 			continue
 		}
-		if age := time.Since(a.read); age > stale && age > staleness*a.took {
+		if age := time.Since(a.read); age > stale && age > a.took {
 			if err := a.look(ctx); err != nil {
 				return err
 			}
@@ -180,10 +220,11 @@ func (a *applying) step(ctx context.Context, step plan.Step) (skipped string, er
 	if why := a.needed[step.Digest]; why != "" {
 		return why, nil
 	}
+	// Nothing may come between the look and the deletion.
+	if err := a.wait(ctx); err != nil {
+		return "", err
+	}
 	if step.Tag == "" {
-		if err := a.wait(ctx); err != nil {
-			return "", err
-		}
 		err := a.registry.DeleteManifest(ctx, path, step.Digest)
 		if errors.Is(err, image.ErrUnsupported) {
 			return "the registry deletes no manifests itself: its own collection does", nil
@@ -196,11 +237,8 @@ func (a *applying) step(ctx context.Context, step plan.Step) (skipped string, er
 		return "", nil
 	case err != nil:
 		return "", err
-	case found.Digest != step.Digest:
+	case found.Digest != step.Digest && !a.deleting(ctx, found.Digest):
 		return "the tag leads to " + image.Short(found.Digest) + " by now", nil
-	}
-	if err := a.wait(ctx); err != nil {
-		return "", err
 	}
 	return "", a.registry.DeleteTag(ctx, path, step.Tag)
 }
@@ -213,6 +251,14 @@ func (a *applying) look(ctx context.Context) error {
 	for _, v := range a.plan.Images {
 		if v.Keep && len(v.Tags) == 0 {
 			how.Also = append(how.Also, v.Digest)
+		}
+	}
+	var uses []image.Use
+	if a.Uses != nil {
+		var unknown []string
+		if uses, unknown = a.Uses(ctx); len(unknown) > 0 {
+			return problem.New(problem.Unreachable, "run the same again later: what is deleted already stays so",
+				"what is in use is not known before deleting: %s", unknown[0])
 		}
 	}
 	began := time.Now()
@@ -248,6 +294,9 @@ func (a *applying) look(ctx context.Context) error {
 			need(d, "tag "+name+" needs it")
 		}
 	}
+	for _, d := range plan.Used(inventory, uses) {
+		need(d, image.Short(d)+" is in use by now")
+	}
 	for d := range inventory.Manifests {
 		subject, attached := graph.Subject(d)
 		alone := len(graph.Parents(d)) == 0 && (!attached || inventory.Manifests[subject] == nil)
@@ -256,6 +305,16 @@ func (a *applying) look(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// deleting says whether a tag was led to a manifest only so that it can be deleted.
+func (a *applying) deleting(ctx context.Context, d digest.Digest) bool {
+	mediaType, raw, err := a.registry.Manifest(ctx, a.plan.Repository.Path, d)
+	if err != nil {
+		return false
+	}
+	m, err := image.ParseManifest(d, mediaType, raw)
+	return err == nil && m.Deleting
 }
 
 func (a *applying) wait(ctx context.Context) error {

@@ -191,7 +191,7 @@ func TestLimits(t *testing.T) {
 		hint   string
 	}{
 		{lifecycle.Limits{Images: 2, Share: 1}, "--max-deletes 3"},
-		{lifecycle.Limits{Images: 3, Share: 0.5}, "--max-share 75%"},
+		{lifecycle.Limits{Images: 3, Share: 0.5}, "--max-share 75"},
 		{lifecycle.Limits{}, "--max-deletes 3"},
 	} {
 		_, err := lifecycle.Apply(t.Context(), k.Registry, p, lifecycle.Pruning{Limits: test.limits})

@@ -79,6 +79,8 @@ type reading struct {
 	texts      map[string]string
 	done       int
 	noReferrer bool
+	// vanished are tags that were listed, and then not there.
+	vanished []string
 }
 
 // Read takes the inventory of a repository: its tags, all that these lead to,
@@ -86,6 +88,9 @@ type reading struct {
 // referrers. What could not be read stands in [image.Inventory.Unread]; the error
 // is for a repository of which nothing is known, or that too much of is not.
 func Read(ctx context.Context, reader image.Reader, repository image.Repository, how Reading) (*image.Inventory, error) {
+	if f, ok := reader.(image.Forgetter); ok {
+		f.Forget(repository.Path)
+	}
 	r := newReading(reader, repository, how)
 	group, all := errgroup.WithContext(ctx)
 	r.group = group
@@ -94,6 +99,9 @@ func Read(ctx context.Context, reader image.Reader, repository image.Repository,
 		group.Go(func() error { return r.untagged(all, lister) })
 	}
 	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if err := r.recount(ctx); err != nil {
 		return nil, err
 	}
 	for _, d := range how.Also {
@@ -147,7 +155,10 @@ func (r *reading) tag(ctx context.Context, tag image.Tag) error {
 	if tag.Digest == "" {
 		found, err := r.reader.Resolve(ctx, r.inventory.Repository.Path, tag.Name)
 		if errors.Is(err, image.ErrMissing) {
-			return nil // deleted since it was listed
+			r.mu.Lock()
+			r.vanished = append(r.vanished, tag.Name)
+			r.mu.Unlock()
+			return nil
 		}
 		if err != nil {
 			return r.unread(ctx, "tag "+tag.Name, err)
@@ -177,6 +188,34 @@ func (r *reading) untagged(ctx context.Context, lister image.Lister) error {
 	}
 	return nil
 }
+
+// recount lists again where a tag was listed and then not there. One that was
+// deleted meanwhile is gone; of one that is listed still, nothing is known: what
+// stands before a registry may answer for it.
+func (r *reading) recount(ctx context.Context) error {
+	if len(r.vanished) == 0 {
+		return nil
+	}
+	listed := map[string]bool{}
+	for tag, err := range r.reader.Tags(ctx, r.inventory.Repository.Path) {
+		if err != nil {
+			return err
+		}
+		listed[tag.Name] = true
+	}
+	for _, name := range r.vanished {
+		if !listed[name] {
+			continue
+		}
+		if err := r.unread(ctx, "tag "+name, errListed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// errListed is why nothing is known of a tag.
+var errListed = errors.New("the registry lists it, and says that it does not have it")
 
 // also adds a manifest that nothing led to so far.
 func (r *reading) also(ctx context.Context, d digest.Digest) error {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/regkeeper/regkeeper/image"
 )
@@ -179,17 +180,26 @@ func Decide(policy Policy, inventory *image.Inventory, facts Facts) *Plan {
 	}
 	candidates := candidates(inventory, graph)
 	byDigest, anyTag, notes := used(inventory, facts.Uses)
-	p.Notes = notes
 	for _, c := range candidates {
 		c.attach(byDigest, anyTag)
 	}
+	p.Notes = slices.Concat(facts.Notes, notes, idle(policy, candidates, facts))
+	unfound := lost(inventory, graph)
 	for _, c := range candidates {
-		c.judge(policy, facts)
+		c.judge(policy, facts, unfound)
+		if inventory.Missing[c.digest] {
+			c.keepBecause("what it leads to could not be found")
+		}
 	}
 	keepLast(policy, candidates, facts)
 	if len(policy.Rules) == 0 {
 		for _, c := range candidates {
 			c.keepBecause("no rule is set")
+		}
+	}
+	for _, c := range candidates {
+		if m := inventory.Manifests[c.digest]; m != nil && m.Deleting && len(policy.Rules) > 0 {
+			c.keep, c.reasons = false, []string{"its deletion was cut off"}
 		}
 	}
 	var roots, judged []digest.Digest
@@ -356,9 +366,12 @@ func used(inventory *image.Inventory, uses []image.Use) (byDigest map[digest.Dig
 	byDigest = map[digest.Digest][]string{}
 	for _, use := range uses {
 		ref := use.Reference
-		if ref.Repository != inventory.Repository {
+		if !SamePath(ref.Repository, inventory.Repository) {
 			continue
 		}
+		// A registry can have several names: what another repository of that path
+		// has under the tag may be this one's.
+		same := ref.Repository == inventory.Repository
 		if ref.Digest != "" {
 			byDigest[ref.Digest] = append(byDigest[ref.Digest], use.Where)
 		}
@@ -376,7 +389,7 @@ func used(inventory *image.Inventory, uses []image.Use) (byDigest map[digest.Dig
 		switch {
 		case ok:
 			byDigest[tag.Digest] = append(byDigest[tag.Digest], use.Where)
-		case ref.Digest == "":
+		case ref.Digest == "" && same:
 			notes = append(notes, fmt.Sprintf("tag %s is not in the repository, and used by %s", ref.Tag, use.Where))
 		}
 	}
@@ -397,6 +410,29 @@ func used(inventory *image.Inventory, uses []image.Use) (byDigest map[digest.Dig
 	}
 	slices.Sort(notes)
 	return byDigest, anyTag, slices.Compact(notes)
+}
+
+// SamePath says whether a repository may be another under another name: its
+// registry's, a mirror's, which puts something before the path.
+func SamePath(a, b image.Repository) bool {
+	return a.Path == b.Path || strings.HasSuffix(a.Path, "/"+b.Path)
+}
+
+// Used lists the manifests of an inventory that are used.
+func Used(inventory *image.Inventory, uses []image.Use) []digest.Digest {
+	byDigest, anyTag, _ := used(inventory, uses)
+	all := map[digest.Digest]bool{}
+	for d, m := range inventory.Manifests {
+		if len(byDigest[d]) > 0 || m.Config != nil && len(byDigest[m.Config.Digest]) > 0 {
+			all[d] = true
+		}
+	}
+	for _, tag := range inventory.Tags {
+		if len(anyTag) > 0 {
+			all[tag.Digest] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(all))
 }
 
 // attach tells an image of its uses: its own, and those of all that it needs and
@@ -435,9 +471,13 @@ func (c *candidate) goBecause(reason string) {
 }
 
 // judge asks the rules that count nothing.
-func (c *candidate) judge(policy Policy, facts Facts) {
+func (c *candidate) judge(policy Policy, facts Facts, lost bool) {
 	if len(c.tags) == 0 {
 		switch age := facts.Now.Sub(c.date); {
+		case lost:
+			c.keepBecause("it has no tag, and an index that may need it could not be found")
+		case facts.Deleted[c.digest]:
+			c.goBecause("it has no tag, and its deletion was cut off")
 		case !c.pushed:
 			c.keepBecause("it has no tag, and when it was pushed is not known")
 		case age < policy.Grace:
@@ -505,6 +545,38 @@ func keepLast(policy Policy, candidates []*candidate, facts Facts) {
 			}
 		}
 	}
+}
+
+// idle notes the rules that keep nothing: they may be written wrong.
+func idle(policy Policy, candidates []*candidate, facts Facts) (notes []string) {
+	for _, rule := range policy.Rules {
+		if !slices.ContainsFunc(candidates, func(c *candidate) bool {
+			a := rule.judge(*c, facts)
+			return a.met || a.unknown
+		}) && len(candidates) > 0 {
+			notes = append(notes, fmt.Sprintf("the rule %q keeps nothing here", rule))
+		}
+	}
+	return notes
+}
+
+// lost says whether a manifest that is not in the registry may be an index: what
+// it needs is not known.
+func lost(inventory *image.Inventory, graph *image.Graph) bool {
+	for d := range inventory.Missing {
+		_, listed := inventory.Untagged[d]
+		if listed || len(graph.Tags(d)) > 0 {
+			return true
+		}
+		for _, parent := range graph.Parents(d) {
+			for _, child := range inventory.Manifests[parent].Children {
+				if child.Digest == d && child.MediaType != ocispec.MediaTypeImageManifest && child.MediaType != image.DockerManifest {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // dangling says whether a manifest belongs to one that is not here: its subject

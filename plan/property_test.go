@@ -376,7 +376,7 @@ func (m *model) partOf(i int) set {
 func (m *model) claim(images map[int]*unit) {
 	var inUse set
 	for _, use := range m.facts.Uses {
-		if use.Reference.Repository != here {
+		if use.Reference.Path != here.Path { // a registry can have several names
 			continue
 		}
 		inUse |= m.meant(use.Reference.Digest)
@@ -594,7 +594,7 @@ func (m *model) deployed(u unit) answer {
 	best := no
 	for _, use := range m.facts.Uses {
 		ref := use.Reference
-		if ref.Repository != here {
+		if ref.Path != here.Path {
 			continue
 		}
 		if ref.Tag == "" && ref.Digest == "" { // a tag that nobody knows: any
@@ -726,11 +726,25 @@ func (m *model) verdicts() []answer {
 		switch {
 		case len(m.policy.Rules) == 0 || len(m.registry.unread) > 0:
 			best[i] = yes
+		case len(u.tags) == 0 && !m.lost() && m.facts.Deleted[digests[u.node]]:
+		case len(u.tags) == 0 && m.lost(), !m.registry.exists(u.node):
+			best[i] = yes
 		case len(u.tags) == 0 && (u.pushed[0].Year() < 1980 || u.pushed[0].After(noon.Add(-m.policy.Grace))):
 			best[i] = yes
 		}
 	}
 	return best
+}
+
+// lost says whether a manifest is not there that may be an index. The fake's
+// indexes name all their children as images.
+func (m *model) lost() bool {
+	for _, tag := range m.registry.tags {
+		if !m.registry.exists(tag.node) {
+			return true
+		}
+	}
+	return false
 }
 
 // check compares a plan with the model, carries it out, and looks at what is
@@ -887,7 +901,7 @@ func (m *model) whole(after *fakeRegistry, stays set) error {
 		return nil
 	}
 	for _, use := range m.facts.Uses {
-		if use.Reference.Repository != here {
+		if use.Reference.Path != here.Path { // a registry can have several names
 			continue
 		}
 		for i := range (m.meant(use.Reference.Digest) & m.visible).each {

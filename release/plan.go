@@ -107,7 +107,20 @@ func (p *Plan) Err() error {
 	if len(all) == 0 {
 		return nil
 	}
-	return problem.New(problem.Usage, "nothing was changed", "the release is refused: %s", strings.Join(all, "; "))
+	return problem.New(problem.Refused, "nothing was changed", "the release is refused: %s", strings.Join(all, "; "))
+}
+
+// Pending counts the steps that would change anything: to wait and to watch do
+// not.
+func (p *Plan) Pending() (count int) {
+	for _, item := range p.Items {
+		for _, step := range []Step{Build, Deploy} {
+			if item.does(step) {
+				count++
+			}
+		}
+	}
+	return count
 }
 
 // mostFiles bounds how many files a refusal lists.
@@ -316,7 +329,7 @@ func (r *Releaser) planWorkloads(ctx context.Context, p *Planned, steps []Step) 
 	switch {
 	case !watch:
 		p.act(Watch, false, "not asked for")
-	case deploy:
+	case p.does(Deploy):
 		p.act(Watch, true, "back to the images before if they do not roll out in %s", r.config.Rollout.Timeout)
 	default:
 		p.act(Watch, true, "as they roll")

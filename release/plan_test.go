@@ -66,7 +66,7 @@ api 237c6b8
 no build: already built of this commit
 wait: until the registry serves 237c6b8 and all its parts
 no deploy: the workloads have the image
-watch: back to the images before if they do not roll out in 5m0s
+watch: as they roll
 set api/api 237c6b8 -> 237c6b8`},
 		{name: "built already, again", steps: []release.Step{release.Build}, change: func(w *world) {
 			w.tagged("api", "237c6b8", "", commit)
@@ -178,6 +178,10 @@ api 237c6b8`},
 			if diff := cmp.Diff(strings.TrimPrefix(c.want, "\n"), got); diff != "" {
 				t.Errorf("plan (-want +got):\n%s", diff)
 			}
+			changes := strings.Contains("\n"+c.want, "\nbuild: ") || strings.Contains("\n"+c.want, "\ndeploy: ")
+			if (plan.Pending() > 0) != changes {
+				t.Errorf("%d steps are pending", plan.Pending())
+			}
 			if refused := strings.Contains(c.want, "refused:"); (plan.Err() != nil) != refused {
 				t.Errorf("refused: %v", plan.Err())
 			}
@@ -187,7 +191,7 @@ api 237c6b8`},
 			if plan.Err() == nil {
 				return
 			}
-			if _, err := release.New(w.config).Run(t.Context(), plan); problem.KindOf(err) != problem.Usage || len(w.builder.jobs)+len(w.cluster.log)+w.lent != 0 {
+			if _, err := release.New(w.config).Run(t.Context(), plan); problem.KindOf(err) != problem.Refused || len(w.builder.jobs)+len(w.cluster.log)+w.lent != 0 {
 				t.Errorf("what is refused was run: %v", err)
 			}
 		})

@@ -189,7 +189,7 @@ func (r *Releaser) tag(ctx context.Context, run *running, registry Registry, d d
 		}
 		if !slices.Equal(there.images(), made.images()) {
 			run.digest = ""
-			return problem.Wrap(image.ErrMoved, problem.Busy, "commit a change, which makes another tag; the build is there as "+run.Reference.Repository.String()+"@"+d.String(),
+			return problem.Wrap(image.ErrMoved, problem.Refused, "commit a change, which makes another tag; the build is there as "+run.Reference.Repository.String()+"@"+d.String(),
 				"%s is %s, and this build is another image: the tag was left as it is", ref, now.Digest)
 		}
 		run.digest = now.Digest

@@ -135,7 +135,7 @@ func TestATagDoesNotMove(t *testing.T) {
 			latest := w.registry.tags["admin/honeydue-api:latest"]
 			switch {
 			case c.fails:
-				if !errors.Is(err, image.ErrMoved) || problem.KindOf(err) != problem.Busy || outcomes(records) != "api failed" || w.images() != before || latest != "" {
+				if !errors.Is(err, image.ErrMoved) || problem.KindOf(err) != problem.Refused || outcomes(records) != "api failed" || w.images() != before || latest != "" {
 					t.Errorf("%v, %s, %s, latest %q", err, outcomes(records), w.images(), latest)
 				}
 			case c.dirty:

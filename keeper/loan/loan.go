@@ -29,6 +29,9 @@ type Lender struct {
 	Now  func() time.Time
 }
 
+// slack is by how much the clocks of two machines may differ.
+const slack = time.Hour
+
 // patience is how long ending a login may take, when the work itself was
 // interrupted too.
 const patience = 30 * time.Second
@@ -43,9 +46,8 @@ func (l *Lender) Borrow(ctx context.Context, scopes credential.Scopes) (credenti
 		login, err := l.Source.Issue(ctx, credential.Request{Host: l.Host, Scopes: scopes})
 		return login, func(context.Context) error { return nil }, err
 	}
-	if err := l.Sweep(ctx); err != nil {
-		return credential.Credential{}, nil, err
-	}
+	// One that cannot be ended is no reason not to work: the next sweep tells.
+	_ = l.Sweep(ctx)
 	end := l.Now().Add(l.Life)
 	login, err := minter.Issue(ctx, credential.Request{
 		Host: l.Host, Name: l.mark().Name(serial(end)), Scopes: scopes, Expires: end,
@@ -75,7 +77,7 @@ func (l *Lender) Sweep(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("list borrowed logins of %s: %w", l.Host, err)
 		}
-		if end, ok := endOf(issued.Name); ok && end.Before(l.Now()) {
+		if end, ok := endOf(issued.Name); ok && end.Before(l.Now().Add(-slack)) {
 			over = append(over, issued)
 		}
 	}

@@ -66,7 +66,7 @@ func TestLeftOversEndWithTheirTime(t *testing.T) {
 	if got := names(t, source); len(got) != 2 {
 		t.Fatalf("within its time a login was ended: the source has %v", got)
 	}
-	source.Clock.Advance(2 * time.Minute)
+	source.Clock.Advance(62 * time.Minute)
 	if err := l.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -142,6 +142,13 @@ func (r *Registry) half(ctx context.Context, repository string, tags bool) iter.
 	}
 }
 
+// Forget implements [image.Forgetter].
+func (r *Registry) Forget(repository string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.kept, repository)
+}
+
 // begin puts a mark where the half of a list will be kept, and returns what was
 // there. A change takes the mark away.
 func (r *Registry) begin(repository string, mark *kept) *kept {

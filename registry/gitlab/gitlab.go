@@ -163,7 +163,9 @@ func (r *Registry) tag(ctx context.Context, place, repository, name string) (ima
 	what := fmt.Sprintf("look at tag %s:%s", repository, name)
 	_, err := r.ask(ctx, what, http.MethodGet, place+"/tags/"+url.PathEscape(name), nil, &told)
 	if errors.Is(err, image.ErrMissing) {
-		return image.Tag{}, nil
+		// GitLab says so of what it hides, too: where it leads is for the registry
+		// to say.
+		return image.Tag{Name: name}, nil
 	}
 	if err != nil {
 		return image.Tag{}, err

@@ -156,5 +156,7 @@ func (p repository) own(ctx context.Context) ([]byte, error) {
 		MediaType: ocispec.MediaTypeImageManifest,
 		Config:    ocispec.Descriptor{MediaType: b.MediaType, Digest: b.Digest, Size: b.Size},
 		Layers:    []ocispec.Descriptor{},
+		// What is cut off before the manifest goes can be told by it.
+		Annotations: map[string]string{image.DeletingAnnotation: "true"},
 	})
 }

@@ -144,7 +144,8 @@ func (b *Buildx) Prepare(ctx context.Context, progress func(line string)) error 
 			return err
 		}
 	}
-	if _, err := b.docker(ctx, progress, false, "buildx", "inspect", "--bootstrap", b.config.Builder); err != nil {
+	// What is inspected is its answer, of many lines, and no progress.
+	if _, err := b.docker(ctx, progress, true, "buildx", "inspect", "--bootstrap", b.config.Builder); err != nil {
 		return problem.Wrap(err, problem.Unreachable, "look at `docker buildx inspect "+b.config.Builder+"`; a builder that is broken goes by `docker buildx rm` and is made again", "start builder %s", b.config.Builder)
 	}
 	return nil

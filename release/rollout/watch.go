@@ -265,6 +265,12 @@ func (s *watch) pod(pod *corev1.Pod) (text string, hopeless bool) {
 		}
 		return text, hopeless
 	}
+	for _, c := range pod.Status.ContainerStatuses {
+		if c.State.Running != nil && !c.Ready && s.failing[pod.UID] == nil {
+			// It may still become so: only the time limit ends this.
+			return fmt.Sprintf("container %s: runs, and is not ready", c.Name), false
+		}
+	}
 	return "", false
 }
 

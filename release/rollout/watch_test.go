@@ -84,6 +84,11 @@ func TestWatchDeployment(t *testing.T) {
 		{name: "old pods are left", want: []string{"1 old pods are left", "not done after 2m0s"}, is: rollout.ErrStuck, within: 2 * time.Minute, play: func(w *world) {
 			at(1.5, func() { w.progress(2, 2, 3) })
 		}},
+		{name: "never ready", want: []string{"0 of 2 updated pods are available", "pod api-new: container api: runs, and is not ready", "not done after 2m0s"}, is: rollout.ErrStuck, within: 2 * time.Minute, play: func(w *world) {
+			p := pod("api-new", next)
+			p.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "api", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}}}
+			at(1.5, func() { w.progress(2, 0, 2); w.put(p) })
+		}},
 		{name: "never observed", want: []string{"waiting for the cluster to see the change"}, is: rollout.ErrStuck, within: 2 * time.Minute, play: func(*world) {}},
 		{name: "the pull is refused", want: []string{"pod api-new", "ImagePullBackOff", "401 Unauthorized"}, is: rollout.ErrStuck, within: 33 * time.Second, play: func(w *world) {
 			at(0.5, func() { w.progress(1, 1, 3); w.put(waits(pod("api-new", next), "ContainerCreating", "")) })

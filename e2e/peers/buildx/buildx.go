@@ -117,6 +117,7 @@ func Start(t testing.TB, insecure ...string) *Builder {
 		"--config="+config,
 		"--addr="+b.Address,
 		"--root="+filepath.Join(dir, "data"),
+		"--otel-socket-path="+filepath.Join(dir, "otel"), // its default is one for the machine
 		"--oci-worker=true", "--containerd-worker=false",
 		"--oci-worker-net=host", // no network plugin, no firewall rule
 		"--cdi-disabled",
