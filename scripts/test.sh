@@ -94,7 +94,7 @@ quiet() {
 
 unit() { go test -race -shuffle=on -v "${@:-./...}" 2>&1 | quiet | tee -a "$heard"; return "${PIPESTATUS[0]}"; }
 
-e2e() { go -C e2e test -count=1 -timeout 40m -v ./... 2>&1 | grep -Ev '^(=== (RUN|PAUSE|CONT|NAME))' | tee -a "$heard"; return "${PIPESTATUS[0]}"; }
+e2e() { go -C e2e test -count=1 -timeout 60m -v ./... 2>&1 | grep -Ev '^(=== (RUN|PAUSE|CONT|NAME))' | tee -a "$heard"; return "${PIPESTATUS[0]}"; }
 
 part "programs" install_programs
 part "build" go build ./...
