@@ -1,7 +1,9 @@
 package config
 
 import (
+	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/regkeeper/regkeeper/credential"
@@ -101,8 +103,14 @@ func (b builder) item(text itemText, at []string) Item {
 	item := Item{
 		Name: text.Name, Repository: text.Repository, Folder: resolvePath(b.base, or(text.Folder, ".")),
 		Dockerfile: or(text.Dockerfile, defaultDockerfile), Target: text.Target, Platforms: text.Platforms,
-		Args: text.Args, Contexts: text.Contexts, Provenance: text.Provenance, SBOM: text.SBOM,
+		Args: text.Args, Contexts: maps.Clone(text.Contexts), Provenance: text.Provenance, SBOM: text.SBOM,
 		Reproducible: text.Reproducible, Pin: text.Pin,
+	}
+	for name, context := range text.Contexts {
+		// What is no folder says what it is: docker-image://, https://.
+		if !strings.Contains(context, "://") {
+			item.Contexts[name] = resolvePath(b.base, context)
+		}
 	}
 	for i, secret := range text.Secrets {
 		if (secret.Env == "") == (secret.File == "") {
