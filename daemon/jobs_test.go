@@ -53,3 +53,42 @@ func TestJobs(t *testing.T) {
 		}
 	})
 }
+
+// A job that is ending when the configuration is taken up anew ends before it runs
+// by the new one.
+func TestJobsEndBeforeTheNext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		asked := make(chan struct{}, 2)
+		running, most := 0, 0
+		job := daemon.Job{Name: "prune", Next: daemon.Never, Asked: asked, Run: func(ctx context.Context) error {
+			running++
+			most = max(most, running)
+			<-ctx.Done()
+			time.Sleep(20 * time.Second) // it ends a login, and writes a report
+			running--
+			return nil
+		}}
+		d := daemon.New(daemon.Config{Log: slog.New(slog.DiscardHandler), Load: func() (daemon.Setup, error) {
+			return daemon.Setup{
+				Keeper: keeper.New(keeper.Config{Instance: "test", Store: &fake.Store{}, Verifier: &origin{}}), Resync: time.Hour, Jobs: []daemon.Job{job},
+			}, nil
+		}})
+		ended := make(chan error, 1)
+		go func() { ended <- d.Run(ctx) }()
+		asked <- struct{}{}
+		synctest.Wait()
+		d.Reload()
+		time.Sleep(time.Second)
+		asked <- struct{}{}
+		synctest.Wait()
+		if most > 1 {
+			t.Errorf("%d runs of one job at one time", most)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}
