@@ -279,6 +279,9 @@ func (b builder) build(doc document) Config {
 		b.add("give a time such as 1m", []string{"resync"}, "resync must be longer than 0")
 	}
 	b.port(config.Health, "serve", "health", "listen")
+	if len(doc.Registries) == 0 && doc.Releases == nil {
+		b.add("say which registries' logins are kept, as the README shows", nil, "missing: registries")
+	}
 	hosts := map[credential.Host]int{}
 	for i, text := range doc.Registries {
 		at := []string{"registries", strconv.Itoa(i)}
