@@ -257,13 +257,14 @@ func (a *application) holds(r release.Record, tag, commit string) {
 	if diff := cmp.Diff([]corev1.LocalObjectReference{{Name: "gitea-credentials"}}, pod.Spec.ImagePullSecrets); diff != "" {
 		a.t.Errorf("secrets that the pod of %s pulls with (-want +got):\n%s", r.Item, diff)
 	}
-	events, err := a.c.Client().CoreV1().Events(a.namespace).List(a.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod.Name + ",reason=Pulled"})
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	if len(events.Items) != 1 || !strings.Contains(events.Items[0].Message, "Successfully pulled image \""+ref+"\"") {
-		a.t.Errorf("how the kubelet came by the image of %s: %v", r.Item, events.Items)
-	}
+	// The kubelet tells of it when it comes to it.
+	eventually(a.t, time.Minute, "how the kubelet came by the image of "+r.Item, func() error {
+		events, err := a.c.Client().CoreV1().Events(a.namespace).List(a.t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod.Name + ",reason=Pulled"})
+		if err == nil && (len(events.Items) != 1 || !strings.Contains(events.Items[0].Message, "Successfully pulled image \""+ref+"\"")) {
+			err = fmt.Errorf("its events are %v", events.Items)
+		}
+		return err
+	})
 }
 
 // takes has someone else push another image to a tag, of a commit or of none that

@@ -82,6 +82,11 @@ type Pruned struct {
 // [problem.Refused].
 func (l Limits) Check(p *plan.Plan) error {
 	all, gone := len(p.Images), p.Gone()
+	for _, v := range p.Images {
+		if v.CutOff { // it was allowed before
+			all, gone = all-1, gone-1
+		}
+	}
 	share := 0.0
 	if all > 0 {
 		share = float64(gone) / float64(all)

@@ -38,8 +38,8 @@ type Reading struct {
 	// Bare leaves out what only belongs to images (referrers), Flat what is
 	// below them.
 	Bare, Flat bool
-	// Dates has the configs of images read that have no date otherwise, Configs
-	// those of all.
+	// Dates has the configs of images read that do not say otherwise when they
+	// were built, Configs those of all.
 	Dates, Configs bool
 	// Report is called, by one at a time, after each manifest; nil for none.
 	Report func(Progress)
@@ -171,7 +171,9 @@ func (r *reading) tag(ctx context.Context, tag image.Tag) error {
 	if r.Flat {
 		return nil
 	}
-	return r.visit(ctx, tag.Digest, tag.Pushed.IsZero())
+	// Registries tell of pushes to the second: of two in one second it counts
+	// when they were built.
+	return r.visit(ctx, tag.Digest, true)
 }
 
 func (r *reading) untagged(ctx context.Context, lister image.Lister) error {

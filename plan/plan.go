@@ -75,6 +75,8 @@ type Verdict struct {
 	Date   time.Time     `json:"date,omitzero"`
 	Size   int64         `json:"size"` // in bytes, with all platforms and attachments
 	Keep   bool          `json:"keep"`
+	// CutOff says that its deletion was begun, and cut off.
+	CutOff bool `json:"cutOff,omitempty"`
 	// Reasons say why it stays, or of each rule why it does not keep it.
 	Reasons []string `json:"reasons"`
 }
@@ -236,7 +238,7 @@ func Decide(policy Policy, inventory *image.Inventory, facts Facts) *Plan {
 			c.keepBecause(fmt.Sprintf("%s of the repository could not be read, and may need it: %s", u.What, u.Why))
 		}
 	}
-	p.judged(candidates, inventory)
+	p.judged(candidates, inventory, facts.Deleted)
 	p.steps(candidates, inventory, graph, kept, facts.Deleted)
 	return p
 }
@@ -635,12 +637,14 @@ func called(graph *image.Graph, d digest.Digest) string {
 	return image.Short(d)
 }
 
-func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory) {
+func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory, deleted map[digest.Digest]bool) {
 	for _, c := range candidates {
 		v := Verdict{Digest: c.digest, Tags: c.tags, Date: c.date.UTC(), Keep: c.keep, Reasons: c.reasons}
 		if c.date.IsZero() {
 			v.Date = time.Time{}
 		}
+		m := inventory.Manifests[c.digest]
+		v.CutOff = !v.Keep && (m != nil && m.Deleting || len(v.Tags) == 0 && deleted[c.digest])
 		if v.Tags == nil {
 			v.Tags = []string{}
 		}
