@@ -184,7 +184,8 @@ func (r *reading) untagged(ctx context.Context, lister image.Lister) error {
 		r.mu.Lock()
 		r.inventory.Untagged[row.Digest] = row
 		r.mu.Unlock()
-		if err := r.start(ctx, func() error { return r.visit(ctx, row.Digest, false) }); err != nil {
+		// It may be a platform of an image whose date is asked for.
+		if err := r.start(ctx, func() error { return r.visit(ctx, row.Digest, true) }); err != nil {
 			return err
 		}
 	}

@@ -256,3 +256,35 @@ func TestCacheForgetsAWrongType(t *testing.T) {
 		}
 	}
 }
+
+// Gitea tells of pushes to the second, and of platforms by themselves: of two
+// images of one second, the later built is the newer.
+func TestImagesOfOneSecond(t *testing.T) {
+	t.Parallel()
+	k := newKit(t, fakeregistry.Config{NoReferrers: true})
+	k.builds("app", 6)
+	v, err := lifecycle.Read(t.Context(), pushedAtOnce{k.children("app", epoch)}, repository("app"), lifecycle.Reading{Dates: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := plan.Decide(plan.Policy{Rules: []plan.Rule{{Last: 2}}}, v, plan.Facts{Now: epoch.Add(time.Hour)})
+	for _, verdict := range p.Images {
+		if stays := slices.Contains(verdict.Tags, "b4") || slices.Contains(verdict.Tags, "b5"); verdict.Keep != stays {
+			t.Errorf("%v stays %v: %v", verdict.Tags, verdict.Keep, verdict.Reasons)
+		}
+	}
+}
+
+// pushedAtOnce tells one time for all.
+type pushedAtOnce struct{ lists }
+
+func (p pushedAtOnce) Tags(ctx context.Context, repository string) iter.Seq2[image.Tag, error] {
+	return func(yield func(image.Tag, error) bool) {
+		for tag, err := range p.lists.Tags(ctx, repository) {
+			tag.Pushed = epoch
+			if !yield(tag, err) {
+				return
+			}
+		}
+	}
+}
