@@ -38,6 +38,7 @@ func TestConformance(t *testing.T) {
 					w = newWorld(t, func(c *secrets.Config) { c.Adopt = true }, namespace("team-a"), namespace("team-b"), namespace("team-c"), namespace("other"))
 					if watched {
 						w.watch()
+						w.begun()
 					}
 					return w
 				},

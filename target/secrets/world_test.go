@@ -178,6 +178,8 @@ func (r *tracker) roll(resource schema.GroupVersionResource, object runtime.Obje
 type api struct {
 	*fake.Clientset
 	tracker *tracker
+	// watched are the resources of which a watch has begun.
+	watched sync.Map
 }
 
 // The fake cannot stream a list, and must say so.
@@ -204,6 +206,7 @@ func newAPI(t testing.TB, objects ...runtime.Object) *api {
 	a.AddWatchReactor("*", func(action clienttesting.Action) (bool, watch.Interface, error) {
 		what := action.(clienttesting.WatchActionImpl)
 		w, err := objectTracker.Watch(what.GetResource(), what.GetNamespace(), what.ListOptions)
+		a.watched.Store(what.GetResource().Resource, true)
 		return true, w, err
 	})
 	return a
@@ -271,6 +274,17 @@ func (w *world) watch() (calls chan string) {
 	})
 	w.told(calls, "all")
 	return calls
+}
+
+// begun waits until namespaces and Secrets are watched: the fake tells a watch
+// nothing of what happened since the list before it.
+func (w *world) begun() {
+	w.t.Helper()
+	eventually(w.t, "the watches to begin", func() bool {
+		_, namespaces := w.api.watched.Load("namespaces")
+		_, secrets := w.api.watched.Load("secrets")
+		return namespaces && secrets
+	})
 }
 
 // told waits for a call.
