@@ -97,11 +97,10 @@ func (r *Registries) get(host credential.Host, changes bool) (ImageRegistry, err
 	if configured == nil {
 		wiring.Login = func(context.Context) (credential.Login, error) { return dockerLogin(host) }
 	} else {
-		source, _, _, err := source(*configured, r.data, r.client, r.reader)
+		lender, err := r.lender(*configured)
 		if err != nil {
 			return nil, err
 		}
-		lender := r.lender(host, source)
 		wiring.Login = func(ctx context.Context) (credential.Login, error) { return r.login(ctx, lender, changes) }
 	}
 	registry := r.native(configured, oci.New(wiring), wiring.Login)
@@ -215,9 +214,9 @@ func sweepJob(c config.Config, data *Data) daemon.Job {
 		registries := OpenRegistries(c, data)
 		var errs []error
 		for _, r := range c.Registries {
-			source, _, _, err := source(r, data, registries.client, registries.reader)
+			lender, err := registries.lender(r)
 			if err == nil {
-				err = registries.lender(r.Host, source).Sweep(ctx)
+				err = lender.Sweep(ctx)
 			}
 			errs = append(errs, err)
 		}
@@ -225,8 +224,10 @@ func sweepJob(c config.Config, data *Data) daemon.Job {
 	}}
 }
 
-func (r *Registries) lender(host credential.Host, source credential.Source) *loan.Lender {
-	return &loan.Lender{Host: host, Source: source, Instance: r.data.Instance, Life: loanLife, Now: time.Now}
+// lender lends logins of a registry's source.
+func (r *Registries) lender(configured config.Registry) (*loan.Lender, error) {
+	source, _, _, err := source(configured, r.data, r.client, r.reader)
+	return &loan.Lender{Host: configured.Host, Source: source, Instance: r.data.Instance, Life: loanLife, Now: time.Now}, err
 }
 
 // Cache is where manifests are remembered: in the data folder if there is one, or

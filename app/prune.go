@@ -20,7 +20,6 @@ import (
 	"github.com/regkeeper/regkeeper/internal/disk"
 	"github.com/regkeeper/regkeeper/lifecycle"
 	"github.com/regkeeper/regkeeper/plan"
-	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/workload/cluster"
 	"github.com/regkeeper/regkeeper/workload/file"
 	"github.com/regkeeper/regkeeper/workload/git"
@@ -226,9 +225,8 @@ func (r *pruneRun) repository(ctx context.Context, registries *Registries, repos
 	})
 	all, gone := made.Tagged()
 	r.log.Info("pruned", "repository", repository, "images", all, "gone", gone, "deleted", result.Deleted, "left", len(result.Skipped), "failed", len(result.Failed), "frees", made.Frees)
-	if err == nil && len(result.Failed) > 0 {
-		err = problem.New(problem.Partial, "the next run tries again", "%d steps for %s failed, the first: %s: %s",
-			len(result.Failed), repository, result.Failed[0].Step, result.Failed[0].Failed)
+	if err == nil {
+		err = result.Err("the next run tries again")
 	}
 	done := Pruned{Plan: made, Result: result}
 	if err != nil {

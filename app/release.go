@@ -147,11 +147,11 @@ func (r *releasing) registry(host credential.Host, login *credential.Login) (rel
 func (r *releasing) login(ctx context.Context, host credential.Host, scopes credential.Scopes) (credential.Credential, func(context.Context) error, error) {
 	none := func(context.Context) error { return nil }
 	if configured := r.registries.registry(host); configured != nil {
-		source, _, _, err := source(*configured, r.data, r.registries.client, r.registries.reader)
+		lender, err := r.registries.lender(*configured)
 		if err != nil {
 			return credential.Credential{}, none, err
 		}
-		return r.registries.lender(host, source).Borrow(ctx, scopes)
+		return lender.Borrow(ctx, scopes)
 	}
 	if login, ok := r.own(host); ok {
 		return credential.Credential{Host: host, Username: login.Username, Secret: login.Secret, Scopes: scopes}, none, nil

@@ -59,7 +59,7 @@ has rules for the repositories, they are tried on the past: what would have stay
 				return err
 			}
 			defer r.close(ctx, &err)
-			usage, history, result, err := r.usage(ctx, args, question)
+			history, result, err := r.usage(ctx, args, question)
 			if err != nil {
 				return err
 			}
@@ -72,7 +72,7 @@ has rules for the repositories, they are tried on the past: what would have stay
 			if e.json() {
 				return e.printJSON(result)
 			}
-			if err := e.usageText(usage, result); err != nil {
+			if err := e.usageText(result); err != nil {
 				return err
 			}
 			if !chart {
@@ -119,7 +119,7 @@ func question(capacity, others, window string) (q growth.Question, err error) {
 }
 
 // usage reads the repositories, and holds one inventory at a time.
-func (r *imageRun) usage(ctx context.Context, args []string, q growth.Question) (*growth.Usage, growth.History, used, error) {
+func (r *imageRun) usage(ctx context.Context, args []string, q growth.Question) (growth.History, used, error) {
 	var result used
 	var history growth.History
 	usage := growth.NewUsage()
@@ -127,19 +127,19 @@ func (r *imageRun) usage(ctx context.Context, args []string, q growth.Question) 
 	facts := map[*config.Images]plan.Facts{}
 	patterns, err := r.patterns(args)
 	if err != nil {
-		return nil, history, result, err
+		return history, result, err
 	}
 	for repository, err := range r.repositories(ctx, patterns) {
 		if err != nil {
-			return nil, history, result, err
+			return history, result, err
 		}
 		inventory, err := r.read(ctx, repository, lifecycle.Reading{Dates: true})
 		if err != nil {
-			return nil, history, result, err
+			return history, result, err
 		}
 		r.unread(inventory)
 		if err := usage.Add(inventory); err != nil {
-			return nil, history, result, err
+			return history, result, err
 		}
 		images := r.config.Covering(repository)
 		if images == nil {
@@ -154,7 +154,7 @@ func (r *imageRun) usage(ctx context.Context, args []string, q growth.Question) 
 			return plan.Decide(images.Policy, inventory, then).Digests()
 		})
 		if err != nil {
-			return nil, history, result, err
+			return history, result, err
 		}
 	}
 	history = usage.History(time.Now())
@@ -163,10 +163,10 @@ func (r *imageRun) usage(ctx context.Context, args []string, q growth.Question) 
 		outcome := rehearsal.Outcome(q)
 		result.Rules = &outcome
 	}
-	return usage, history, result, nil
+	return history, result, nil
 }
 
-func (e *env) usageText(_ *growth.Usage, result used) error {
+func (e *env) usageText(result used) error {
 	rows := [][]string{}
 	for _, repository := range result.Repositories {
 		rows = append(rows, []string{

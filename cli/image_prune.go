@@ -329,9 +329,8 @@ func (p *pruneRun) carryOut(ctx context.Context, plans []planned) error {
 		if !p.json() {
 			p.applied(result)
 		}
-		if err == nil && len(result.Failed) > 0 {
-			err = problem.New(problem.Partial, "run it again: what is done stays done", "%d steps for %s failed, the first: %s: %s",
-				len(result.Failed), result.Repository, result.Failed[0].Step, result.Failed[0].Failed)
+		if err == nil {
+			err = result.Err("run it again: what is done stays done")
 		}
 		if err != nil {
 			errs = append(errs, err)

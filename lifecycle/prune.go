@@ -78,6 +78,15 @@ type Pruned struct {
 	Failed     []Done           `json:"failed"`
 }
 
+// Err is a problem of kind [problem.Partial] if steps failed, with what to do about
+// it; nil if none did.
+func (p Pruned) Err(hint string) error {
+	if len(p.Failed) == 0 {
+		return nil
+	}
+	return problem.New(problem.Partial, hint, "%d steps for %s failed, the first: %s: %s", len(p.Failed), p.Repository, p.Failed[0].Step, p.Failed[0].Failed)
+}
+
 // Check holds a plan against the limits. The error is a problem of kind
 // [problem.Refused].
 func (l Limits) Check(p *plan.Plan) error {

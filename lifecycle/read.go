@@ -222,7 +222,7 @@ var errListed = errors.New("the registry lists it, and says that it does not hav
 
 // also adds a manifest that nothing led to so far.
 func (r *reading) also(ctx context.Context, d digest.Digest) error {
-	if known := r.asked[d] || d.Validate() != nil; known {
+	if valid := d.Validate() == nil; !valid || r.asked[d] {
 		return nil
 	}
 	if err := r.visit(ctx, d, false); err != nil {
