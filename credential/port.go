@@ -93,6 +93,17 @@ type Confirmer interface {
 	DeliverConfirmed(ctx context.Context, place Place, logins map[Host]Login, hosts []Host) (map[Host]Login, error)
 }
 
+// Recognizer is a target whose places cannot be read by anyone but their
+// consumers: they tell only whether a login is one that was delivered before. Held
+// of such a target, which would have to tell the login, finds none.
+type Recognizer interface {
+	Target
+	// Recognize says which of the logins a place holds, of each host at most one. A
+	// host is in unknown whose login in the place is none of them. A place that does
+	// not exist yet holds nothing. ErrGone may be in the error's chain.
+	Recognize(ctx context.Context, place Place, logins map[Host][]Login) (held map[Host]Login, unknown []Host, err error)
+}
+
 // Refresher is a target that answers from what it was told of. Before a login is
 // ended, it is asked anew.
 type Refresher interface {

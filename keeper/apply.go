@@ -370,13 +370,13 @@ func (k *Keeper) servePlace(ctx context.Context, view *PlaceView, todo []Step, r
 		return
 	}
 	began := time.Now()
-	held, err := k.serve(ctx, *view, logins)
+	held, unknown, err := k.serve(ctx, *view, logins)
 	gone := errors.Is(err, credential.ErrGone)
 	switch {
 	case gone:
-		view.Held, view.Err, err = nil, err, nil
+		view.Held, view.Unknown, view.Err, err = nil, nil, err, nil
 	case err == nil:
-		view.Held, view.Err, view.At = held, nil, k.config.Now()
+		view.Held, view.Unknown, view.Err, view.At = held, unknown, nil, k.config.Now()
 	}
 	k.saw(k.target(view.Target), *view)
 	if ctx.Err() == nil {
@@ -394,12 +394,14 @@ func (k *Keeper) servePlace(ctx context.Context, view *PlaceView, todo []Step, r
 
 // serve delivers to a place. Where a look takes a request, one that could not be
 // read is not written either: it would fail the same way, after as long.
-func (k *Keeper) serve(ctx context.Context, view PlaceView, logins map[credential.Host]credential.Login) (map[credential.Host]credential.Login, error) {
+func (k *Keeper) serve(ctx context.Context, view PlaceView, logins map[credential.Host]credential.Login) (
+	held map[credential.Host]credential.Login, unknown []credential.Host, err error,
+) {
 	if view.Err != nil && k.target(view.Target).Reread > 0 {
-		return nil, view.Err
+		return nil, nil, view.Err
 	}
 	if err := k.holdAgain(ctx, view); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return k.deliver(ctx, view, logins)
 }
@@ -449,13 +451,15 @@ func (k *Keeper) served(target string, place credential.Place, gone bool, err er
 const deliverTries = 5
 
 // deliver writes logins into a place and reads them back.
-func (k *Keeper) deliver(ctx context.Context, view PlaceView, logins map[credential.Host]credential.Login) (map[credential.Host]credential.Login, error) {
+func (k *Keeper) deliver(ctx context.Context, view PlaceView, logins map[credential.Host]credential.Login) (
+	held map[credential.Host]credential.Login, unknown []credential.Host, err error,
+) {
 	target := k.target(view.Target)
 	var missing credential.Host
 	for range deliverTries {
-		held, err := deliverOnce(ctx, target, view, logins)
+		held, unknown, err = k.deliverOnce(ctx, target, view, logins)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		missing = ""
 		for host, login := range logins {
@@ -464,25 +468,27 @@ func (k *Keeper) deliver(ctx context.Context, view PlaceView, logins map[credent
 			}
 		}
 		if missing == "" {
-			return held, nil
+			return held, unknown, nil
 		}
 	}
-	return nil, problem.New(problem.Busy, "find the program that writes there too",
+	return nil, nil, problem.New(problem.Busy, "find the program that writes there too",
 		"the login for %s was gone when it was read back, %d times", missing, deliverTries)
 }
 
-func deliverOnce(ctx context.Context, target Target, view PlaceView, logins map[credential.Host]credential.Login) (map[credential.Host]credential.Login, error) {
+func (k *Keeper) deliverOnce(ctx context.Context, target Target, view PlaceView, logins map[credential.Host]credential.Login) (
+	held map[credential.Host]credential.Login, unknown []credential.Host, err error,
+) {
 	if confirmer, ok := target.Target.(credential.Confirmer); ok {
-		return confirmer.DeliverConfirmed(ctx, view.Place, logins, view.Hosts)
+		held, err = confirmer.DeliverConfirmed(ctx, view.Place, logins, view.Hosts)
+		return held, nil, err
 	}
 	if err := target.Deliver(ctx, view.Place, logins); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	held, err := target.Held(ctx, view.Place, view.Hosts)
-	if err != nil {
-		return nil, fmt.Errorf("read back: %w", err)
+	if held, unknown, err = k.held(ctx, target, view.Place, view.Hosts); err != nil {
+		return nil, nil, fmt.Errorf("read back: %w", err)
 	}
-	return held, nil
+	return held, unknown, nil
 }
 
 // applyFollows has what depends on places follow.

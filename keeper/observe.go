@@ -188,13 +188,39 @@ func (k *Keeper) readPlaces(ctx context.Context, fresh bool) []PlaceView {
 // read looks into a place.
 func (k *Keeper) read(ctx context.Context, target Target, view *PlaceView) {
 	view.At = k.config.Now()
-	view.Held, view.Err = target.Held(ctx, view.Place, view.Hosts)
+	view.Held, view.Unknown, view.Err = k.held(ctx, target, view.Place, view.Hosts)
 	key := placeKey(view.Target, view.Place)
 	if view.Err == nil {
 		k.readable(key)
 	}
 	view.Retry = k.retryAt(key)
 	k.saw(target, *view)
+}
+
+// held is what a place holds for the hosts, and those of which it holds a login
+// that cannot be told.
+func (k *Keeper) held(ctx context.Context, target Target, place credential.Place, hosts []credential.Host) (
+	held map[credential.Host]credential.Login, unknown []credential.Host, err error,
+) {
+	recognizer, ok := target.Target.(credential.Recognizer)
+	if !ok {
+		held, err = target.Held(ctx, place, hosts)
+		return held, nil, err
+	}
+	ours := map[credential.Host][]credential.Login{}
+	for _, host := range hosts {
+		journal := k.entry(host)
+		ours[host] = nil
+		if journal.Current != nil {
+			ours[host] = append(ours[host], journal.Current.Login())
+		}
+		for _, retired := range journal.Retired {
+			if !retired.Secret.Empty() {
+				ours[host] = append(ours[host], retired.Login())
+			}
+		}
+	}
+	return recognizer.Recognize(ctx, place, ours)
 }
 
 // saw keeps what was found in a place, for as long as it counts.

@@ -144,6 +144,9 @@ type PlaceView struct {
 	// Hosts are the registries whose logins belong there.
 	Hosts []credential.Host
 	Held  map[credential.Host]credential.Login
+	// Unknown are hosts of which the place holds a login that cannot be told: it
+	// may be any.
+	Unknown []credential.Host
 	// At is when it was looked at.
 	At time.Time
 	// Err is why the place cannot be read; it may then hold anything. For a
@@ -466,9 +469,13 @@ const (
 	inForce  holding = "holds the login in force"
 	replaced holding = "holds a login that was replaced"
 	foreign  holding = "holds a login that is not ours"
+	untold   holding = "holds a login that cannot be told"
 )
 
 func holdingOf(view View, place PlaceView) holding {
+	if slices.Contains(place.Unknown, view.Host) {
+		return untold
+	}
 	login, ok := place.Held[view.Host]
 	if !ok {
 		return nothing
@@ -568,6 +575,8 @@ func Holders(view View, retired *state.Retired, obs Observation) []string {
 		switch login, ok := place.Held[view.Host]; {
 		case ok && login.Equal(retired.Login()):
 			holders = append(holders, where+" holds it")
+		case slices.Contains(place.Unknown, view.Host):
+			holders = append(holders, where+" holds a login that cannot be told and may be it")
 		case retired.Secret.Empty() && holdingOf(view, place) == foreign:
 			holders = append(holders, where+" holds an unknown login that may be it")
 		}

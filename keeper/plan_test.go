@@ -179,6 +179,7 @@ var plans = []struct {
 	{"static-not-asked", func(s *scene) { s.given("a2"); s.view.Given = nil }},
 	{"place-empty", func(s *scene) { s.place.Held = nil }},
 	{"place-foreign", func(s *scene) { s.holds("elsewhere") }},
+	{"place-untold", func(s *scene) { s.place.Held, s.place.Unknown = nil, []credential.Host{hostA} }},
 	{"place-replaced", func(s *scene) { s.holds("a1"); s.retire("a1") }},
 	{"place-unreadable", func(s *scene) { s.place.Held, s.place.Err = nil, errOdd }},
 	{"place-unlistable", func(s *scene) { s.place.Place, s.place.Held, s.place.Err = "", nil, errOdd }},
@@ -196,6 +197,7 @@ var plans = []struct {
 	{"source-backs-off", func(s *scene) { s.view.Asked = true; s.view.Retry = noon.Add(time.Minute) }},
 	{"source-may-be-asked-again", func(s *scene) { s.view.Asked = true; s.view.Retry = noon }},
 	{"retired-held", func(s *scene) { s.holds("a1"); s.retire("a1") }},
+	{"retired-untold", func(s *scene) { s.place.Held, s.place.Unknown = nil, []credential.Host{hostA}; s.retire("a1") }},
 	{"retired-maybe-held", func(s *scene) { s.place.Held, s.place.Err = nil, errOdd; s.retire("a1") }},
 	{"retired-maybe-held-unlistable", func(s *scene) {
 		s.place.Place, s.place.Held, s.place.Err = "", nil, errOdd

@@ -25,7 +25,7 @@ func TestPromiseHolds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(
 			with(hostA, hostB, hostC),
-			aimed("files", fake.NewTarget("one", "two")), aimed("pods", fake.NewTarget("pod")),
+			aimed("files", fake.NewTarget("one", "two")), aimed("pods", fake.NewTarget("pod")), aimed(sealed, fake.NewTarget("three")),
 			scheduled(keeper.Schedule{
 				Every:    720 * time.Hour,
 				Jitter:   72 * time.Hour,
@@ -233,7 +233,7 @@ func (m *machine) kill(t *rapid.T, most int, only map[string]bool) {
 // after the call's effect.
 func TestKilledAnywhere(t *testing.T) {
 	prepare := func() *world {
-		w := newWorld(with(hostA, hostB), aimed("files", fake.NewTarget("one", "two")), aimed("pods", fake.NewTarget("pod")))
+		w := newWorld(with(hostA, hostB), aimed("files", fake.NewTarget("one")), aimed("pods", fake.NewTarget("pod")), aimed(sealed, fake.NewTarget("two")))
 		if _, err := w.sync(); err != nil {
 			t.Fatal(err)
 		}

@@ -25,6 +25,9 @@ const (
 
 const instance = "the-instance"
 
+// sealed is the name of a target whose places cannot be read.
+const sealed = "secrets"
+
 // reporter is what testing.T and rapid.T have in common.
 type reporter interface {
 	Helper()
@@ -127,7 +130,11 @@ func (w *world) start(p *fake.Process) {
 		config.Registries = append(config.Registries, registry)
 	}
 	for _, name := range slices.Sorted(maps.Keys(w.targets)) {
-		config.Targets = append(config.Targets, keeper.Target{Target: p.Target(w.targets[name]), Name: name, Kind: "fake"})
+		reached := p.Target(w.targets[name])
+		if name == sealed {
+			reached = p.Sealed(w.targets[name])
+		}
+		config.Targets = append(config.Targets, keeper.Target{Target: reached, Name: name, Kind: "fake"})
 	}
 	w.keeper = keeper.New(config)
 }

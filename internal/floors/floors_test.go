@@ -32,6 +32,7 @@ var floors = map[string]int{
 	"webhook":            2,
 	"state":              2,
 
+	"consumer":     3,
 	"controller":   3,
 	"growth":       3,
 	"kubelet":      3,

@@ -222,6 +222,25 @@ func (t target) Deliver(ctx context.Context, at credential.Place, logins map[cre
 	return t.process.call(Deliver, func() error { return t.inner.Deliver(ctx, at, logins) })
 }
 
+// recognizer is for targets that cannot be read; it counts as Held.
+type recognizer struct {
+	target
+	sealed Sealed
+}
+
+// Sealed is the target as this process reaches it, its places not to be read.
+func (p *Process) Sealed(inner *Target) credential.Recognizer {
+	sealed := Sealed{Target: inner}
+	return recognizer{target: target{process: p, inner: sealed}, sealed: sealed}
+}
+
+func (r recognizer) Recognize(ctx context.Context, at credential.Place, logins map[credential.Host][]credential.Login) (
+	held map[credential.Host]credential.Login, unknown []credential.Host, err error,
+) {
+	err = r.process.call(Held, func() error { held, unknown, err = r.sealed.Recognize(ctx, at, logins); return err })
+	return held, unknown, err
+}
+
 func (v verifier) Verify(ctx context.Context, login credential.Credential, probe string) (proof credential.Proof, err error) {
 	err = v.process.call(Verify, func() error { proof, err = v.inner.Verify(ctx, login, probe); return err })
 	return proof, err

@@ -182,3 +182,33 @@ func (t *Target) reach(ctx context.Context, at credential.Place) (*place, error)
 	}
 	return p, nil
 }
+
+// Sealed is a target whose places cannot be read: they tell only whether a login
+// is one that they hold.
+type Sealed struct{ *Target }
+
+var _ credential.Recognizer = Sealed{}
+
+// Held finds nothing; see [credential.Recognizer].
+func (s Sealed) Held(context.Context, credential.Place, []credential.Host) (map[credential.Host]credential.Login, error) {
+	return map[credential.Host]credential.Login{}, nil
+}
+
+// Recognize says which of the logins a place holds; see [credential.Recognizer].
+func (s Sealed) Recognize(ctx context.Context, at credential.Place, logins map[credential.Host][]credential.Login) (
+	held map[credential.Host]credential.Login, unknown []credential.Host, err error,
+) {
+	found, err := s.Target.Held(ctx, at, slices.Collect(maps.Keys(logins)))
+	if err != nil {
+		return nil, nil, err
+	}
+	held = map[credential.Host]credential.Login{}
+	for host, login := range found {
+		if slices.ContainsFunc(logins[host], login.Equal) {
+			held[host] = login
+		} else {
+			unknown = append(unknown, host)
+		}
+	}
+	return held, unknown, nil
+}
