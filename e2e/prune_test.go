@@ -401,7 +401,7 @@ func TestPruneTheDocumentsCase(t *testing.T) {
 		name        string
 		count, last int
 		legacy      bool
-	}{{"honeydue-api", 60, 30, false}, {"honeydue-worker", 20, 10, true}, {"honeydue-admin", 20, 10, false}} {
+	}{{"honeydue-api", 60, 30, false}, {"honeydue-worker", 60, 30, true}, {"honeydue-admin", 60, 30, false}} {
 		pr := &project{shelf: newShelf(y.repo(c.name)), last: c.last}
 		tags := stock.Numbered("1.", c.count)
 		pr.fill(t, builder, with, c.legacy, tags[:c.count-c.last], epoch)
@@ -416,7 +416,7 @@ func TestPruneTheDocumentsCase(t *testing.T) {
 		projects = append(projects, pr)
 	}
 	writeText(t, workflow, text.String())
-	t.Logf("100 images, pushed and signed in %v", time.Since(began).Round(time.Second))
+	t.Logf("180 images, pushed and signed in %v", time.Since(began).Round(time.Second))
 	for _, pr := range projects {
 		rules := []string{"--keep-last", fmt.Sprint(pr.last), "--in-use-file", workflow}
 		began := time.Now()
