@@ -352,8 +352,8 @@ func (k *Keeper) Hosts(rotate Rotate) ([]credential.Host, error) {
 			return nil, problem.New(problem.NotFound, "regkeeper status lists the registries", "registry %s is not in the configuration", host)
 		}
 		if !k.config.Registries[i].mints() {
-			return nil, problem.New(problem.Usage, "change the secret where it is kept; it is delivered at the next pass",
-				"the login for %s is static: regkeeper does not make it", host)
+			return nil, problem.New(problem.Usage, "change it where it is kept; it is delivered at the next pass",
+				"the login for %s is not made by regkeeper", host)
 		}
 	}
 	if rotate.All {

@@ -310,6 +310,9 @@ func decideLogin(view View, now time.Time) Step {
 	}
 	do := func(action Action, format string, args ...any) Step {
 		step.Action, step.Reason = action, fmt.Sprintf(format, args...)
+		if action.changes() {
+			step.Until = time.Time{}
+		}
 		if view.Retry.After(now) && action.changes() {
 			step.Action, step.Until = Wait, view.Retry
 			step.Reason += "; the last try failed"
@@ -317,6 +320,7 @@ func decideLogin(view View, now time.Time) Step {
 		return step
 	}
 	if !view.Mints {
+		step.Until = view.again(current, now)
 		switch {
 		case view.GivenErr != nil:
 			return do(Keep, "its source has no login to give: %v", view.GivenErr)
@@ -325,11 +329,14 @@ func decideLogin(view View, now time.Time) Step {
 		case current == nil:
 			step.Credential = view.Given.ID
 			return do(Adopt, "no login is in force")
+		case !current.Scopes.Equal(view.Scopes):
+			step.Credential = view.Given.ID
+			return do(Adopt, "the scopes changed from %s to %s", current.Scopes, view.Scopes)
+		case !view.Given.Login().Equal(current.Login()) && view.lasts(current, now):
+			return do(Keep, "in force until %s; its source has another, which is not needed yet", current.Expires.UTC().Format(time.RFC3339))
 		case !view.Given.Login().Equal(current.Login()):
 			step.Credential = view.Given.ID
 			return do(Adopt, "the login was changed at its source")
-		case !current.Scopes.Equal(view.Scopes):
-			return do(Adopt, "the scopes changed from %s to %s", current.Scopes, view.Scopes)
 		case errors.Is(view.Check, credential.ErrRefused):
 			return do(Keep, "refused by the registry, and its source has no other: %v", view.Check)
 		}
@@ -373,6 +380,26 @@ func decideLogin(view View, now time.Time) Step {
 	return do(Keep, "in force until its rotation%s", silence)
 }
 
+// lasts says whether a login that a source gave ends by itself, and is good for
+// a while: a source that gives another one at every start changes nothing then.
+func (v View) lasts(current *state.Credential, now time.Time) bool {
+	return !current.Expires.IsZero() && current.Origin == v.Origin && !errors.Is(v.Check, credential.ErrRefused) &&
+		v.Schedule.Next(current.Credential).After(now)
+}
+
+// again is when a login that a source gave, and that ends by itself, is to be
+// looked at again: when it is due, and from then on in the middle of what is
+// left of it. Zero if it does not end, or has.
+func (v View) again(current *state.Credential, now time.Time) time.Time {
+	if current == nil || !current.Expires.After(now) {
+		return time.Time{}
+	}
+	if due := v.Schedule.Next(current.Credential); due.After(now) {
+		return due
+	}
+	return now.Add(current.Expires.Sub(now) / 2)
+}
+
 // decidePlace decides about one registry's login in one place.
 func decidePlace(view View, place PlaceView, now time.Time, renewed map[credential.Host]string) []Step {
 	step := Step{Action: Deliver, Host: view.Host, Target: place.Target, Place: place.Place}
@@ -402,6 +429,10 @@ func decidePlace(view View, place PlaceView, now time.Time, renewed map[credenti
 	if step.Action == Deliver && !renew && errors.Is(view.Check, credential.ErrRefused) {
 		step.Action = Keep
 		step.Reason += "; the login in force is refused, and not delivered"
+	}
+	if current := view.Journal.Current; step.Action == Deliver && !renew && !current.Expires.IsZero() && !current.Expires.After(now) {
+		step.Action = Keep
+		step.Reason += "; the login in force has expired, and is not delivered"
 	}
 	if step.Action == Deliver && place.Retry.After(now) {
 		step.Action, step.Until = Wait, place.Retry

@@ -119,10 +119,11 @@ func (k *Keeper) registryStatus(view View, obs Observation) RegistryStatus {
 	if current := view.Journal.Current; current != nil {
 		row.Credential, row.Scopes = current.ID, current.Scopes
 		row.Issued, row.Expires = moment(current.Issued), moment(current.Expires)
-		if view.Mints {
+		if view.Mints || !current.Expires.IsZero() {
 			row.NextRotation = moment(view.Schedule.Next(current.Credential))
 		}
-		if view.Journal.Intent == nil && view.Journal.Next == nil {
+		expired := !current.Expires.IsZero() && !current.Expires.After(obs.Now)
+		if view.Journal.Intent == nil && view.Journal.Next == nil && !expired {
 			row.Phase = OK
 		}
 	}

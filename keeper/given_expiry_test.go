@@ -1,0 +1,53 @@
+package keeper_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/regkeeper/regkeeper/keeper"
+	"github.com/regkeeper/regkeeper/state"
+)
+
+// expiring makes the source one that gives logins of twelve hours.
+func (s *scene) expiring(id string, age time.Duration, given string, givenAge time.Duration) {
+	s.given(given)
+	begin := func(c *state.Credential, age time.Duration) {
+		c.Issued, c.Expires = noon.Add(-age), noon.Add(12*time.Hour-age)
+	}
+	s.view.Journal.Current = login(id, noon)
+	s.view.Journal.Current.Origin = "fixed"
+	begin(s.view.Journal.Current, age)
+	begin(s.view.Given, givenAge)
+	s.Observation = keeper.Observation{Now: noon, Registries: []keeper.View{*s.view}, Places: []keeper.PlaceView{*s.place}}
+}
+
+func TestGivenLoginThatExpiresIsLookedAtInTime(t *testing.T) {
+	for age := time.Duration(0); age < 12*time.Hour; age += 10 * time.Minute {
+		s := newScene()
+		s.expiring("a2", age, "a2", age)
+		next, ends := keeper.Decide(s.Observation).Next(), noon.Add(12*time.Hour-age)
+		if next.IsZero() || !next.After(noon) || !next.Before(ends) {
+			t.Errorf("%s before its end the next look is at %v", ends.Sub(noon), next)
+			break
+		}
+	}
+}
+
+func TestFreshGivenLoginIsNotReplacedByAnother(t *testing.T) {
+	s := newScene()
+	s.expiring("a2", time.Hour, "a3", 0)
+	if changes := keeper.Decide(s.Observation).Changes(); len(changes) > 0 {
+		t.Errorf("changes: %v", changes)
+	}
+}
+
+func TestExpiredGivenLoginIsNotDelivered(t *testing.T) {
+	s := newScene()
+	s.expiring("a2", 13*time.Hour, "a2", 13*time.Hour)
+	s.view.Given, s.view.GivenErr = nil, errRefused
+	s.Registries[0].Given, s.Registries[0].GivenErr = nil, errRefused
+	s.Places[0].Held = nil
+	for _, step := range keeper.Decide(s.Observation).Changes() {
+		t.Errorf("an expired login: %s", step)
+	}
+}
