@@ -1,11 +1,14 @@
-// Package fakegitlab is a fake of a GitLab server's registry and of the part of
-// its API 4 that tells of repositories and tags and deletes tags, in memory,
-// written from the published API (doc/api/container_registry.md): projects by
-// their escaped path, links to the next page that name the server as its users
-// do, details of one tag at a time.
+// Package fakegitlab is a fake of a GitLab server's registry and of parts of its
+// API 4, in memory, written from the published API: repositories and tags
+// (doc/api/container_registry.md), deploy tokens (deploy_tokens.md), access tokens
+// of projects and groups (project_access_tokens.md, group_access_tokens.md) and
+// CI/CD variables (project_level_variables.md, group_level_variables.md,
+// instance_level_ci_variables.md). Projects and groups go by their number or
+// escaped path, and links to the next page name the server as its users do.
 //
 // It refuses to be a registry in general: another one beneath it is. The
-// registry's login is Basic alone.
+// registry's login is Basic alone. It has no users: the API's token is of one whose
+// role is told in the configuration.
 package fakegitlab
 
 import (
@@ -33,8 +36,26 @@ type Config struct {
 	// Projects are the paths of those that there are. A project's number is
 	// its place here, from one.
 	Projects []string
+	// Groups are the paths of those that there are, numbered in the same way.
+	Groups []string
 	// Off are projects without a registry.
 	Off []string
+	// Roles are those of the API token's owner, by the path of a project or
+	// group: 0 for one that is hidden from them, 50 where nothing is said.
+	Roles map[string]int
+	// Admin says that the API token's owner is an administrator.
+	Admin bool
+	// Endless says that access tokens need not expire.
+	Endless bool
+	// MaxDays is how long an access token may live; 365 if zero.
+	MaxDays int
+	// Free says that variables of groups have no environment scopes.
+	Free bool
+	// OldMasking says that a variable that is not expanded is masked by the same
+	// rule as others.
+	OldMasking bool
+	// Keyset says that lists are paged by a link alone, which tells where to go on.
+	Keyset bool
 	// Images is a registry without logins that keeps the images.
 	Images http.Handler
 	// Now is the clock.
@@ -47,9 +68,12 @@ type Config struct {
 type Server struct {
 	config Config
 
-	mu       sync.Mutex
-	repos    []*repository // a number is the place, from one
-	requests []string
+	mu        sync.Mutex
+	repos     []*repository // a number is the place, from one
+	requests  []string
+	serial    int64
+	tokens    []*token
+	variables []*Variable
 }
 
 type repository struct {
@@ -100,7 +124,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.api(w, r, path)
 		return
 	}
-	if username, password, _ := r.BasicAuth(); username != s.config.Username || password != s.config.Password {
+	if !s.admits(r) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="fake gitlab"`)
 		w.WriteHeader(http.StatusUnauthorized)
 		return
@@ -172,6 +196,9 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request, path string) {
 	for i, part := range parts {
 		parts[i], _ = url.PathUnescape(part)
 	}
+	if s.settings(w, r, parts) {
+		return
+	}
 	if path == "projects" && r.Method == http.MethodGet {
 		var rows []any
 		for i, project := range s.config.Projects {
@@ -241,6 +268,8 @@ func (s *Server) tags(w http.ResponseWriter, r *http.Request, repo *repository, 
 	}
 }
 
+// page sends the part of the rows that was asked for. Rows are in an order of
+// their own that a later page keeps to.
 func (s *Server) page(w http.ResponseWriter, r *http.Request, rows []any) {
 	query := r.URL.Query()
 	number, _ := strconv.Atoi(query.Get("page"))
@@ -249,10 +278,19 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request, rows []any) {
 		size = 20
 	}
 	number = max(number, 1)
-	begin := min((number-1)*size, len(rows))
+	begin := (number - 1) * size
+	if s.config.Keyset {
+		begin, _ = strconv.Atoi(strings.TrimPrefix(query.Get("cursor"), "after-"))
+	}
+	begin = min(begin, len(rows))
 	end := min(begin+size, len(rows))
 	if end < len(rows) {
-		query.Set("page", strconv.Itoa(number+1))
+		if s.config.Keyset {
+			query.Set("cursor", fmt.Sprint("after-", end))
+		} else {
+			query.Set("page", strconv.Itoa(number+1))
+			w.Header().Set("X-Next-Page", strconv.Itoa(number+1))
+		}
 		w.Header().Set("Link", fmt.Sprintf(`<https://gitlab.example.com%s?page=1>; rel="first", <https://gitlab.example.com%s?%s>; rel="next"`,
 			r.URL.EscapedPath(), r.URL.EscapedPath(), query.Encode()))
 	}

@@ -1,9 +1,10 @@
-// Package fakeharbor is a fake of a Harbor server's registry and of the part of
-// its API 2.0 that tells of artifacts and deletes them, in memory, written from
-// the published API (api/v2.0/swagger.yaml): names with slashes escaped twice,
-// times of pushes and pulls, children and accessories left out of lists and
-// deleted with what they belong to, deletion by digest with every tag,
-// immutable tags, no deletion by tag through the OCI API.
+// Package fakeharbor is a fake of a Harbor server's registry and of the parts of
+// its API 2.0 that tell of artifacts and delete them, and that mint robot
+// accounts, in memory, written from the published API (api/v2.0/swagger.yaml):
+// names with slashes escaped twice, times of pushes and pulls, children and
+// accessories left out of lists and deleted with what they belong to, deletion
+// by digest with every tag, immutable tags, no deletion by tag through the OCI
+// API, robot accounts with the rights they were given and until they expire.
 //
 // It refuses to be a registry in general: another one beneath it is. Logins are
 // Basic alone.
@@ -30,7 +31,8 @@ import (
 
 // Config is what a fake is like.
 type Config struct {
-	// Username and Password are the login that it takes.
+	// Username and Password are the login that may do everything. Those of the
+	// robot accounts are taken, too.
 	Username, Password string
 	// Project is the one that there is.
 	Project string
@@ -54,6 +56,8 @@ type Server struct {
 	mu       sync.Mutex
 	repos    map[string]map[digest.Digest]*artifact // by the whole path
 	requests []string
+	robots   []*Robot
+	serial   int64
 }
 
 type artifact struct {
@@ -94,9 +98,16 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if username, password, _ := r.BasicAuth(); username != s.config.Username || password != s.config.Password {
-		w.Header().Set("WWW-Authenticate", `Basic realm="fake harbor"`)
-		fail(w, http.StatusUnauthorized, "UNAUTHORIZED")
-		return
+		robot, ok := s.robotOf(username, password)
+		if !ok {
+			w.Header().Set("WWW-Authenticate", `Basic realm="fake harbor"`)
+			fail(w, http.StatusUnauthorized, "UNAUTHORIZED")
+			return
+		}
+		if !s.allows(robot, r) {
+			fail(w, http.StatusForbidden, "FORBIDDEN")
+			return
+		}
 	}
 	if path, ok := strings.CutPrefix(r.URL.EscapedPath(), "/api/v2.0/"); ok {
 		s.api(w, r, path)
@@ -266,6 +277,9 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request, path string) {
 			rows = append(rows, map[string]any{"name": name, "artifact_count": len(s.repos[name])})
 		}
 		page(w, r, rows, len(rows))
+		return
+	}
+	if s.minting(w, r, parts) {
 		return
 	}
 	if len(parts) < 5 || parts[0] != "projects" || parts[2] != "repositories" || parts[4] != "artifacts" {
