@@ -11,11 +11,13 @@ RUN go mod download
 COPY . .
 ARG TARGETOS TARGETARCH
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags '-s -w' -o /out/regkeeper ./cmd/regkeeper \
+ && CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags '-s -w' -o /out/docker-credential-regkeeper ./cmd/docker-credential-regkeeper \
  && mkdir -p /out/data
 
 FROM scratch
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/regkeeper /regkeeper
+COPY --from=build /out/docker-credential-regkeeper /docker-credential-regkeeper
 # Where the state is, unless the configuration keeps it in a cluster.
 COPY --from=build --chown=65532:65532 /out/data /var/lib/regkeeper
 USER 65532:65532

@@ -18,5 +18,6 @@ fuzz: ## Look for inputs that break a parser; never ends the same twice, so not 
 bench: ## The benchmarks, ready for benchstat.
 	go test -run '^$$' -bench . -count 6 ./internal/benchmarks
 
-build: ## One static binary.
+build: ## The static binary, and the small one that clients run as a helper.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/regkeeper ./cmd/regkeeper
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o bin/docker-credential-regkeeper ./cmd/docker-credential-regkeeper

@@ -9,6 +9,7 @@ import (
 
 	"github.com/regkeeper/regkeeper/app"
 	"github.com/regkeeper/regkeeper/daemon"
+	"github.com/regkeeper/regkeeper/helper"
 	"github.com/regkeeper/regkeeper/keeper"
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -26,6 +27,14 @@ func call(ctx context.Context, folder, method, path string) (*http.Response, err
 		return nil, err
 	}
 	return client.Do(request)
+}
+
+// lends adds the questions of the credential helper to those of the control socket.
+func lends(control http.Handler, data *app.Data) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/", control)
+	mux.Handle("GET "+helper.Path, app.Logins(data))
+	return mux
 }
 
 // order has the daemon make a pass. ok says whether there is one that took the

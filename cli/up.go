@@ -148,7 +148,7 @@ func (u *upRun) run(ctx context.Context, c config.Config) error {
 	if err != nil {
 		u.log.Warn("no control socket: rotate and sync cannot reach this daemon", "error", err)
 	} else {
-		servers = append(servers, daemon.Server{Name: "control", Listener: control, Handler: collects(d.Control(), u.registry)})
+		servers = append(servers, daemon.Server{Name: "control", Listener: control, Handler: lends(collects(d.Control(), u.registry), u.data)})
 	}
 	health, err := u.listenHealth(ctx, c)
 	if err != nil {

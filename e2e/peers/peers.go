@@ -23,14 +23,17 @@ const Root = "root"
 // packages names the Debian package that holds each tool.
 var packages = map[string]string{
 	"/usr/lib/cni/bridge": "containernetworking-plugins",
+	"/usr/sbin/sshd":      "openssh-server",
 	"busybox":             "busybox-static",
 	"dockerd":             "docker.io",
 	"docker":              "docker.io",
 	"docker-registry":     "docker-registry",
 	"gcc":                 "gcc",
 	"git":                 "git",
+	"gpg":                 "gnupg",
 	"ip":                  "iproute2",
 	"nsenter":             "util-linux",
+	"pass":                "pass",
 	"podman":              "podman",
 	"runc":                "runc",
 	"skopeo":              "skopeo",

@@ -1,0 +1,4 @@
+package helper
+
+// ParseNote reads the text of a note.
+var ParseNote = parseNote
