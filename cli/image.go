@@ -36,7 +36,7 @@ images are meant.`,
 			"regkeeper image prune --apply"),
 		Args: cobra.NoArgs,
 	}
-	c.AddCommand(newImageLs(e), newImageInspect(e), newImageSize(e), newImageDu(e), newImagePrune(e), newImageCopy(e), newImageRm(e))
+	c.AddCommand(newImageLs(e), newImageInspect(e), newImageSize(e), newImageDu(e), newImagePrune(e), newImageCopy(e), newImageCheck(e), newImageRm(e))
 	return c
 }
 

@@ -1,0 +1,120 @@
+package jobimage
+
+import (
+	"archive/tar"
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/regkeeper/regkeeper/problem"
+)
+
+// stream is one layer that is being read.
+type stream struct {
+	*run
+	view    *view
+	layer   *layer
+	needs   []Need
+	folders []string
+	what    string
+	owner   digest.Digest // of the manifest
+
+	body io.Reader
+	done int64
+	err  error // of the registry, as opposed to the content
+}
+
+// Read counts what comes.
+func (s *stream) Read(p []byte) (int, error) {
+	n, err := s.body.Read(p)
+	s.done += int64(n)
+	s.spend(s.owner, 0, int64(n))
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	if s.Config.Report != nil {
+		s.Config.Report(Progress{What: s.what, Done: s.done, Of: s.layer.blob.Size})
+	}
+	return n, err
+}
+
+// read reads to where all needs are settled, and returns them; or to the end.
+func (s *stream) read(ctx context.Context) ([]Need, error) {
+	s.spend(s.owner, 1, 0)
+	body, err := s.Reader.Blob(ctx, s.repository.Path, s.layer.blob.Digest)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = body.Close() }()
+	s.body = body
+	raw := bufio.NewReaderSize(s, 8<<10)
+	settled, err := s.entries(ctx, raw)
+	if err != nil || settled != nil {
+		if s.err != nil {
+			return nil, s.err
+		}
+		if err != nil && problem.KindOf(err) != problem.Refused && ctx.Err() == nil {
+			// What has another digest is not the layer's fault.
+			if _, rest := io.Copy(io.Discard, raw); rest != nil {
+				return nil, rest
+			}
+			err = problem.Wrap(err, problem.Damaged, "no runtime unpacks it: build the image anew", "it is no archive of a layer")
+		}
+		return settled, err
+	}
+	// What follows the archive is of no use but to the digest.
+	if _, err := io.Copy(io.Discard, raw); err != nil {
+		return nil, err
+	}
+	s.layer.part = false
+	return nil, nil
+}
+
+func (s *stream) entries(ctx context.Context, raw *bufio.Reader) ([]Need, error) {
+	content, end, err := unpack(raw)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	unpacked := &bounded{ctx: ctx, from: content, left: s.MaxUnpacked}
+	archive := tar.NewReader(unpacked)
+	made := newBuilder(s.view.windows, s.MaxEntries)
+	s.layer.tree, s.layer.part = made.root, true
+	settle := func() []Need {
+		if needs := slices.Clone(s.needs); s.view.decide(needs, s.folders) {
+			return needs
+		}
+		return nil
+	}
+	settle() // for what to wait
+	for n := 0; ; n++ {
+		header, err := archive.Next()
+		if errors.Is(err, io.EOF) {
+			return nil, nil
+		}
+		var at string
+		if err == nil && n >= s.MaxEntries {
+			err = errTooMany
+		}
+		if err == nil {
+			at, err = made.add(header, archive)
+		}
+		switch {
+		case unpacked.err != nil:
+			return nil, unpacked.err
+		case errors.Is(err, errTooMany):
+			return nil, problem.Wrap(err, problem.Refused, "an archive like this may be made to fill memory: look at how the image was built", "it holds more than %d", s.MaxEntries)
+		case err != nil:
+			return nil, err
+		}
+		if !s.Whole && s.view.waiting[at] && s.layer.blob.Size-s.done > s.rest {
+			if settled := settle(); settled != nil {
+				return settled, nil
+			}
+		}
+	}
+}
