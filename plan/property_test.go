@@ -27,7 +27,7 @@ import (
 )
 
 var (
-	count  = flag.Int("plans", 100_000, "how many plans TestSafety checks")
+	count  = flag.Int("plans", 20_000, "how many plans TestSafety checks")
 	update = flag.Bool("update", false, "write the golden plans")
 	seed   = flag.Uint64("seed", 1, "where TestSafety begins")
 )
