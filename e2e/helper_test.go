@@ -41,15 +41,15 @@ var helperBinary = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// user is who runs clients: a home folder, and programs on a PATH. Nothing tells the
+// puller is who runs clients: a home folder, and programs on a PATH. Nothing tells the
 // clients of a file with logins.
-type user struct {
+type puller struct {
 	t         testing.TB
 	home, bin string
 	docker    *docker.Daemon
 }
 
-func (u *user) run(ctx context.Context, in string, args ...string) (string, error) {
+func (u *puller) run(ctx context.Context, in string, args ...string) (string, error) {
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir = u.home
 	cmd.Env = append(u.docker.Env(), "PATH="+u.bin+":"+os.Getenv("PATH"), "HOME="+u.home, "XDG_RUNTIME_DIR="+filepath.Join(u.home, "run"))
@@ -63,7 +63,7 @@ func (u *user) run(ctx context.Context, in string, args ...string) (string, erro
 }
 
 // pulls are the clients, by name: each pulls an image anew.
-func (u *user) pulls() map[string]func(ref string) error {
+func (u *puller) pulls() map[string]func(ref string) error {
 	u.t.Helper()
 	peers.Need(u.t, "docker", "podman", "skopeo")
 	crane := build.Go(u.t, clients.CraneTool).Path
@@ -148,7 +148,7 @@ serve:
 `, served.host))
 	p.must("sync")
 
-	u := &user{t: t, home: p.home, bin: filepath.Join(t.TempDir(), "bin"), docker: docker.Start(t)}
+	u := &puller{t: t, home: p.home, bin: filepath.Join(t.TempDir(), "bin"), docker: docker.Start(t)}
 	config := filepath.Join(p.home, ".docker", "config.json")
 	if err := os.MkdirAll(filepath.Join(p.home, "run"), 0o700); err != nil {
 		t.Fatal(err)

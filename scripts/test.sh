@@ -31,8 +31,8 @@ leave_out() { # leave_out NAME REASON
 }
 
 # The programs that the end-to-end tests need, and the packages they are in.
-packages=(docker.io docker-registry podman skopeo busybox-static runc containernetworking-plugins iproute2 openssh-server pass gnupg)
-programs=(dockerd docker-registry podman skopeo busybox runc /usr/lib/cni/bridge ip /usr/sbin/sshd pass gpg)
+packages=(docker.io docker-registry podman skopeo busybox-static runc containernetworking-plugins iproute2 openssh-server openssh-client pass gnupg)
+programs=(dockerd docker-registry podman skopeo busybox runc /usr/lib/cni/bridge ip /usr/sbin/sshd ssh pass gpg)
 
 install_programs() {
 	local missing=()

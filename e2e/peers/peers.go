@@ -37,6 +37,8 @@ var packages = map[string]string{
 	"podman":              "podman",
 	"runc":                "runc",
 	"skopeo":              "skopeo",
+	"ssh":                 "openssh-client",
+	"ssh-keygen":          "openssh-client",
 	"unshare":             "util-linux",
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/internal/kube"
+	"github.com/regkeeper/regkeeper/internal/shellfile"
 	"github.com/regkeeper/regkeeper/problem"
 )
 
@@ -175,7 +176,7 @@ func named(at credential.Place) string {
 
 // waiting is the error of a container that cannot be executed in for now.
 func (c container) waiting(at credential.Place) error {
-	return problem.New(problem.Unreachable, "it is tried again when the container runs", "%s waits to run again: %s", named(at), shown(c.waits))
+	return problem.New(problem.Unreachable, "it is tried again when the container runs", "%s waits to run again: %s", named(at), shellfile.Shown(c.waits))
 }
 
 // unclear is the error of a pod with no container to deliver to.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/internal/kube"
+	"github.com/regkeeper/regkeeper/internal/shellfile"
 	"github.com/regkeeper/regkeeper/problem"
 )
 
@@ -101,9 +102,25 @@ func node(p *pod) string {
 	return "its node: kubectl describe node " + p.Value.node
 }
 
-// incomplete is the error of an exec whose input or answer is lost each time.
-func incomplete(at credential.Place, p *pod, err error) error {
-	return problem.Wrap(err, problem.Unreachable, "it is tried again; look at the container runtime of "+node(p), "exec in %s", named(at))
+const (
+	needs       = "the container needs sh, cat, wc, mv, rm, mkdir, chmod, and sha256sum or cksum, as busybox and coreutils have them"
+	withoutExec = "give the pod a Secret of the target kind secrets as a volume at the folder of config.json: docs/targets/pods.md"
+)
+
+// hints say what to do about a file of a container that fails.
+func hints(p *pod) shellfile.Hints {
+	return shellfile.Hints{
+		Subject:  "the container",
+		Home:     "set path: of the target, and DOCKER_CONFIG of the container to its folder",
+		Tools:    "use an image that has it: " + needs + "; or " + withoutExec,
+		ReadOnly: "the file is mounted read-only, for example from a Secret or ConfigMap, or all of the root file system is: mount an emptyDir at its folder, or set path: and DOCKER_CONFIG to a writable folder",
+		Mounted:  "the file is a mount of its own (subPath), which nothing can replace: mount an emptyDir at its folder instead, or set path: and DOCKER_CONFIG to another folder",
+		Denied: func(uid string) string {
+			return "the container runs as user " + uid + ": set path: to a file in a folder of that user, and DOCKER_CONFIG to the folder; or mount an emptyDir there, with fsGroup in the pod's securityContext"
+		},
+		Space: "free some space in that volume; the former content is still there",
+		Lost:  "it is tried again; look at the container runtime of " + node(p),
+	}
 }
 
 // shellless says whether there was no shell to run. Container runtimes tell so

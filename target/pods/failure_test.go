@@ -89,12 +89,12 @@ func TestRuntimeSays(t *testing.T) {
 		"upgrade refused":    {fakekube.Faults{Error: errors.New("unable to upgrade connection: x")}, broken("unable to upgrade connection")},
 		"killed":             {fakekube.Faults{Output: &kube.Output{Code: 137, Stderr: []byte("Killed\x1b[2J\n")}}, broken("exit code 137: Killed?[2J")},
 		"nothing":            {fakekube.Faults{Output: &kube.Output{}}, broken("no answer of the script")},
-		"cut off":            {fakekube.Faults{Output: &kube.Output{Stdout: []byte("regkeeper-pods 1\nresult read\n")}}, broken("cut off")},
+		"cut off":            {fakekube.Faults{Output: &kube.Output{Stdout: []byte("regkeeper-file 1\nresult read\n")}}, broken("cut off")},
 		"always cut off":     {fakekube.Faults{CutStdout: 1}, broken("of the script")},
 		"input always lost":  {fakekube.Faults{LoseStdin: 1}, broken("lost what was sent")},
 		"hangs":              {fakekube.Faults{Hang: true}, failure{problem.Unreachable, "did not answer within 200ms", "kubectl exec -n ci runner-0 -c act-runner -- true", false}},
 		"slow, but not over": {fakekube.Faults{Delay: 10 * time.Second}, failure{problem.Unreachable, "did not answer within 200ms", "look at its node", false}},
-		"of another version": {fakekube.Faults{Output: &kube.Output{Stdout: []byte("regkeeper-pods 1\nresult maybe\n\n\nregkeeper-end\n")}}, broken("cut off")},
+		"of another version": {fakekube.Faults{Output: &kube.Output{Stdout: []byte("regkeeper-file 1\nresult maybe\n\n\nregkeeper-end\n")}}, broken("cut off")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -183,7 +183,7 @@ func TestTooLarge(t *testing.T) {
 	w.executor.SetFaults(fakekube.Faults{Output: &kube.Output{Stdout: []byte(strings.Repeat("y\n", kube.MaxStdout/2)), More: true}})
 	w.fails(failure{problem.Unreachable, "no answer of the script", "look at the container runtime", false})
 	// The head itself may be cut off.
-	w.executor.SetFaults(fakekube.Faults{Output: &kube.Output{Stdout: []byte("regkeeper-pods 1\nresult"), More: true}})
+	w.executor.SetFaults(fakekube.Faults{Output: &kube.Output{Stdout: []byte("regkeeper-file 1\nresult"), More: true}})
 	w.fails(failure{problem.Damaged, "config.json of container act-runner of pod ci/runner-0 is too large", "move the file away", false})
 }
 
@@ -487,11 +487,11 @@ func TestEveryCutIsSeen(t *testing.T) {
 // FuzzAnswer has a container say anything.
 func FuzzAnswer(f *testing.F) {
 	for _, text := range []string{
-		"", "regkeeper-pods 1\n", "regkeeper-pods 1\nresult read\nfile none\n\n\nregkeeper-end\n",
-		"regkeeper-pods 1\nresult read\nuid 0\npath /x\nsum cksum\nfile 2 3956903203\nwhy \n\n{}\nregkeeper-end\n",
-		"regkeeper-pods 1\nresult written\nuid 0\npath /x\nsum sha256sum\nfile 2 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\nwhy \n\n{}\nregkeeper-end\n",
-		"regkeeper-pods 1\nresult changed\nfile none\n\n\nregkeeper-end\n", "regkeeper-pods 1\nresult lost\nfile none\n\n\nregkeeper-end\n",
-		"x\nregkeeper-pods 1\nresult failed\nuid 7\npath /x\nwhy write sh: can't create /x: Read-only file system\n\n\nregkeeper-end\n",
+		"", "regkeeper-file 1\n", "regkeeper-file 1\nresult read\nfile none\n\n\nregkeeper-end\n",
+		"regkeeper-file 1\nresult read\nuid 0\npath /x\nsum cksum\nfile 2 3956903203\nwhy \n\n{}\nregkeeper-end\n",
+		"regkeeper-file 1\nresult written\nuid 0\npath /x\nsum sha256sum\nfile 2 44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a\nwhy \n\n{}\nregkeeper-end\n",
+		"regkeeper-file 1\nresult changed\nfile none\n\n\nregkeeper-end\n", "regkeeper-file 1\nresult lost\nfile none\n\n\nregkeeper-end\n",
+		"x\nregkeeper-file 1\nresult failed\nuid 7\npath /x\nwhy write sh: can't create /x: Read-only file system\n\n\nregkeeper-end\n",
 	} {
 		f.Add([]byte(text), 0)
 		f.Add([]byte(text), 127)
@@ -500,7 +500,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stdout []byte, code int) {
 		w.executor.SetFaults(fakekube.Faults{Output: &kube.Output{Stdout: stdout, Code: code}})
 		_, err := w.Held(t.Context(), at, []credential.Host{"h"})
-		if err == nil && (!strings.Contains(string(stdout), "regkeeper-pods 1\n") || !strings.HasSuffix(string(stdout), "\nregkeeper-end\n")) {
+		if err == nil && (!strings.Contains(string(stdout), "regkeeper-file 1\n") || !strings.HasSuffix(string(stdout), "\nregkeeper-end\n")) {
 			t.Errorf("%q is taken for an answer", stdout)
 		}
 		if strings.ContainsAny(fmt.Sprint(err, problem.HintOf(err)), "\n\x1b") {

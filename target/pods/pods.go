@@ -6,9 +6,7 @@
 package pods
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"maps"
 	"slices"
@@ -24,6 +22,7 @@ import (
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/dockerconfig"
 	"github.com/regkeeper/regkeeper/internal/kube"
+	"github.com/regkeeper/regkeeper/internal/shellfile"
 	"github.com/regkeeper/regkeeper/problem"
 )
 
@@ -59,7 +58,7 @@ type Target struct {
 
 	mu sync.Mutex
 	// memos are what was read last, and remembered is their size in bytes.
-	memos      map[credential.Place]content
+	memos      map[credential.Place][]byte
 	remembered int
 }
 
@@ -73,7 +72,7 @@ func New(config Config) *Target {
 	if config.Timeout == 0 {
 		config.Timeout = DefaultTimeout
 	}
-	t := &Target{config: config, memos: map[credential.Place]content{}}
+	t := &Target{config: config, memos: map[credential.Place][]byte{}}
 	core := config.Cluster.Core
 	t.mirror = kube.NewMirror(kube.APIOf("pods", &corev1.Pod{}, core, core.Pods),
 		kube.Selection{Namespaces: config.Namespaces, Labels: config.Selector}, t.thin)
@@ -105,13 +104,14 @@ func (t *Target) Held(ctx context.Context, at credential.Place, hosts []credenti
 	if err != nil {
 		return nil, t.report(ctx, at, p, t.watching.Load(), err)
 	}
-	a, err := t.read(ctx, at, p)
+	file := t.file(at, p)
+	a, err := file.Read(ctx)
 	if err != nil {
 		return nil, t.report(ctx, at, p, t.watching.Load(), err)
 	}
-	held, err := a.held(at, hosts)
+	held, err := held(file, a, hosts)
 	if err == nil {
-		t.remember(at, a.content)
+		t.remember(at, a.Content)
 	}
 	return held, t.report(ctx, at, p, t.watching.Load(), err)
 }
@@ -131,11 +131,16 @@ func (t *Target) DeliverConfirmed(ctx context.Context, at credential.Place, logi
 		return nil, t.report(ctx, at, p, true, err)
 	}
 	began := time.Now()
-	a, changed, err := t.merge(ctx, at, p, logins)
+	file := t.file(at, p)
+	var guess *shellfile.Answer
+	if content, ok := t.recall(at); ok {
+		guess = &shellfile.Answer{Content: content}
+	}
+	a, changed, err := file.Update(ctx, guess, edit(file, logins))
 	if err != nil {
 		return nil, t.report(ctx, at, p, true, err)
 	}
-	held, err := a.held(at, hosts)
+	held, err := held(file, a, hosts)
 	if err != nil {
 		return nil, t.report(ctx, at, p, true, err)
 	}
@@ -145,7 +150,7 @@ func (t *Target) DeliverConfirmed(ctx context.Context, at credential.Place, logi
 			names = append(names, string(host))
 		}
 		t.config.Cluster.Recorder.Event(reference(p), false, kube.Delivered, "login for %s written to %s of container %s in %s",
-			strings.Join(names, ", "), a.path, p.Value.name, time.Since(began).Round(time.Millisecond))
+			strings.Join(names, ", "), a.Path, p.Value.name, time.Since(began).Round(time.Millisecond))
 	}
 	return held, nil
 }
@@ -186,120 +191,35 @@ func (t *Target) find(ctx context.Context, at credential.Place) (*pod, error) {
 	return p, nil
 }
 
-// rounds bounds how often an exec is tried again at once: because its input or
-// its answer was lost on the way, or the file was changed meanwhile.
-const rounds = 10
-
-// read reads the file.
-func (t *Target) read(ctx context.Context, at credential.Place, p *pod) (answer, error) {
-	var err error
-	for range rounds {
-		var a answer
-		if a, err = t.run(ctx, at, p, nil, "read", t.config.Path, ""); err == nil || !passing(err) {
-			return a, err
-		}
-	}
-	return answer{}, incomplete(at, p, err)
-}
-
-// merge writes the logins into the file, unless they are there. The answer is
-// the last one: what the file holds.
-func (t *Target) merge(ctx context.Context, at credential.Place, p *pod, logins map[credential.Host]credential.Login) (a answer, changed bool, err error) {
+// edit has the logins written into the file. It fails if a credential helper
+// answers for one of the hosts.
+func edit(f shellfile.File, logins map[credential.Host]credential.Login) shellfile.Edit {
 	hosts := slices.Sorted(maps.Keys(logins))
-	before, guessed := t.recall(at)
-	a.content = before
-	var last error
-	for range rounds {
-		if !guessed && a.result == "" {
-			if a, err = t.read(ctx, at, p); err != nil {
-				return a, changed, err
-			}
+	return func(a shellfile.Answer) (after []byte, changed bool, err error) {
+		doc, err := document(f, a, hosts)
+		if err != nil {
+			return nil, false, err
 		}
-		after, different, err := merged(a, at, hosts, logins)
-		if err != nil && !guessed {
-			return a, changed, err
+		for _, host := range hosts {
+			changed = doc.Set(host, logins[host]) || changed
 		}
-		if err != nil || !different {
-			if guessed {
-				// What is remembered may be past: only the file itself counts.
-				guessed, a = false, answer{}
-				continue
-			}
-			return a, changed, nil
-		}
-		guessed = false
-		if len(after) > maxContent {
-			return a, changed, tooLarge(a.where(at))
-		}
-		stdin := append([]byte(described(after, a.content)), after...)
-		var next answer
-		next, last = t.run(ctx, at, p, stdin, "write", t.config.Path, token())
-		switch {
-		case passing(last):
-			// Whether it was written is not known: it is read again.
-			a = answer{}
-		case last != nil:
-			return a, changed, last
-		default:
-			if a = next; next.result == resultWritten {
-				changed = true
-				if bytes.Equal(next.content, after) {
-					return a, changed, nil
-				}
-			}
-			if next.result == resultLost {
-				last = errLost
-			} else {
-				last = errContested
-			}
-		}
+		return doc.Bytes(), changed, nil
 	}
-	if errors.Is(last, errContested) {
-		return a, changed, problem.Wrap(last, problem.Busy, "find what writes the file in the container all the time", "%s", a.where(at))
-	}
-	return a, changed, incomplete(at, p, last)
 }
 
-var (
-	errLost      = errors.New("the container runtime lost what was sent to the script")
-	errContested = errors.New("another program changed the file each time that it was to be written")
-)
-
-// merged is the content with the logins in it.
-func merged(a answer, at credential.Place, hosts []credential.Host, logins map[credential.Host]credential.Login) (after content, changed bool, err error) {
-	doc, err := a.document(at)
+// document is the content, in which no credential helper answers for the hosts.
+func document(f shellfile.File, a shellfile.Answer, hosts []credential.Host) (*dockerconfig.Document, error) {
+	doc, err := dockerconfig.Parse(a.Content)
 	if err != nil {
-		return nil, false, err
+		return nil, problem.Wrap(err, problem.KindOf(err), "", "%s", f.Where(a))
 	}
-	if err := doc.Hidden(a.where(at), hosts); err != nil {
-		return nil, false, err
-	}
-	for _, host := range hosts {
-		changed = doc.Set(host, logins[host]) || changed
-	}
-	return doc.Bytes(), changed, nil
-}
-
-// where is the file for people.
-func (a answer) where(at credential.Place) string {
-	if a.path == "" {
-		return "config.json of " + named(at)
-	}
-	return a.path + " of " + named(at)
-}
-
-func (a answer) document(at credential.Place) (*dockerconfig.Document, error) {
-	doc, err := dockerconfig.Parse(a.content)
-	return doc, problem.Wrap(err, problem.KindOf(err), "", "%s", a.where(at))
+	return doc, doc.Hidden(f.Where(a), hosts)
 }
 
 // held is what the content holds for the hosts.
-func (a answer) held(at credential.Place, hosts []credential.Host) (map[credential.Host]credential.Login, error) {
-	doc, err := a.document(at)
+func held(f shellfile.File, a shellfile.Answer, hosts []credential.Host) (map[credential.Host]credential.Login, error) {
+	doc, err := document(f, a, hosts)
 	if err != nil {
-		return nil, err
-	}
-	if err := doc.Hidden(a.where(at), hosts); err != nil {
 		return nil, err
 	}
 	held := map[credential.Host]credential.Login{}
@@ -311,56 +231,42 @@ func (a answer) held(at credential.Place, hosts []credential.Host) (map[credenti
 	return held, nil
 }
 
-// run runs the script once.
-func (t *Target) run(ctx context.Context, at credential.Place, p *pod, stdin []byte, arguments ...string) (answer, error) {
-	limited, cancel := context.WithTimeout(ctx, t.config.Timeout)
-	defer cancel()
-	key, _ := parts(at)
-	output, err := t.config.Cluster.Executor.Exec(limited, kube.Command{
-		Pod: key, Container: p.Value.name, Stdin: stdin,
-		Argv: append([]string{"sh", "-c", script, kube.Manager}, arguments...),
-	})
-	if err != nil {
-		return answer{}, t.explain(ctx, at, p, err)
-	}
-	a, err := parse(output.Stdout)
-	switch {
-	case output.More && !errors.Is(err, errNone):
-		return answer{}, tooLarge(begun(output.Stdout).where(at))
-	case errors.Is(err, errNone) && output.Code != 0:
-		return answer{}, t.explain(ctx, at, p, &exitError{code: output.Code, said: shown(string(output.Stderr))})
-	case err != nil:
-		return answer{}, err
-	case a.result == resultFailed:
-		return a, a.failure(a.where(at))
-	}
-	return a, nil
-}
-
 // maxContent bounds in bytes what is written to a file: what the script says of
 // it must fit into its output.
 const maxContent = kube.MaxStdout - 8<<10
 
-func tooLarge(where string) error {
-	return problem.New(problem.Damaged, "a config.json takes a few KiB: look at what fills it, and move the file away; it is left as it is",
-		"%s is too large: more than %d KiB", where, maxContent>>10)
+// file is the place's file, which the script reads and writes.
+func (t *Target) file(at credential.Place, p *pod) shellfile.File {
+	return shellfile.File{
+		Path: t.config.Path, Named: named(at), Limit: maxContent, Hints: hints(p),
+		Shell: func(ctx context.Context, stdin []byte, arguments ...string) (shellfile.Output, error) {
+			limited, cancel := context.WithTimeout(ctx, t.config.Timeout)
+			defer cancel()
+			key, _ := parts(at)
+			output, err := t.config.Cluster.Executor.Exec(limited, kube.Command{
+				Pod: key, Container: p.Value.name, Stdin: stdin,
+				Argv: append([]string{"sh", "-c", shellfile.Script, kube.Manager}, arguments...),
+			})
+			if err != nil {
+				return shellfile.Output{}, t.explain(ctx, at, p, err)
+			}
+			said := shellfile.Output{Stdout: output.Stdout, More: output.More}
+			if output.Code != 0 {
+				said.Silent = func() error {
+					return t.explain(ctx, at, p, &exitError{code: output.Code, said: shellfile.Shown(string(output.Stderr))})
+				}
+			}
+			return said, nil
+		},
+	}
 }
-
-// passing says whether an error may well be another one next time.
-func passing(err error) bool {
-	return errors.Is(err, errNone) || errors.Is(err, errCut) || errors.Is(err, errTorn)
-}
-
-// token tells apart the temporary files of containers that share a folder, and
-// have processes of the same number.
-func token() string { return strings.ToLower(rand.Text()[:8]) }
 
 // maxRemembered bounds in bytes what is remembered of all files.
 const maxRemembered = 4 << 20
 
 // remember keeps what a file holds, which spares the delivery that follows a
 // look at it. A wrong memory does no harm: the script compares.
-func (t *Target) remember(at credential.Place, text content) {
+func (t *Target) remember(at credential.Place, text []byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.drop(at)
@@ -376,7 +282,7 @@ func (t *Target) remember(at credential.Place, text content) {
 }
 
 // recall is what is remembered of a place, which is forgotten with it.
-func (t *Target) recall(at credential.Place) (text content, ok bool) {
+func (t *Target) recall(at credential.Place) (text []byte, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	text, ok = t.memos[at]

@@ -32,14 +32,24 @@ type Harness struct {
 	Whole func(content []byte) error
 	// Remove takes a place away. Nil skips what needs it.
 	Remove func(t testing.TB, place credential.Place)
+	// Again makes another target of the same places, as a process does that takes
+	// the work over. Nil skips what needs it.
+	Again func(t testing.TB) credential.Target
+	// One says that the places take the login of [Host] alone.
+	One bool
 }
+
+// Host is the registry whose login places take that take one only.
+const Host = hostA
 
 const (
 	hostA credential.Host = "a.registry.example"
 	hostB credential.Host = "b.registry.example:5000"
 )
 
-// Run tests the target.
+// Run tests the target. One that is a [credential.Recognizer] keeps its promises
+// as far as recognizing can tell: instead of what a place holds, it is asked which
+// of all logins that were delivered in the test it holds.
 func Run(t *testing.T, h Harness) {
 	t.Run("PlacesAreStable", h.placesAreStable)
 	t.Run("PlacesAreStableThroughDelivery", h.placesAreStableThroughDelivery)
@@ -55,11 +65,13 @@ func Run(t *testing.T, h Harness) {
 	t.Run("ReadersFindWholeContent", h.readersFindWholeContent)
 	t.Run("GonePlace", h.gonePlace)
 	t.Run("ContextEnds", h.contextEnds)
+	t.Run("AnotherTargetFindsWhatWasDelivered", h.anotherTarget)
+	t.Run("RecognizesWhatWasDelivered", h.recognizes)
 }
 
 func (h Harness) target(t *testing.T) (credential.Target, []credential.Place) {
 	t.Helper()
-	target := h.New(t)
+	target := h.told(h.New(t))
 	places := h.places(t, target)
 	if len(places) == 0 {
 		t.Fatal("the harness's target has no place")
@@ -74,6 +86,79 @@ func (h Harness) places(t *testing.T, target credential.Target) []credential.Pla
 		t.Fatalf("Places: %v", err)
 	}
 	return places
+}
+
+// told is the target as the tests use it: one that recognizes tells what it
+// holds, and one that takes the login of one host is given no other.
+func (h Harness) told(target credential.Target) credential.Target {
+	if r, ok := target.(credential.Recognizer); ok {
+		target = &reader{Recognizer: r, delivered: map[credential.Host][]credential.Login{}}
+	}
+	if h.One {
+		target = single{target}
+	}
+	return target
+}
+
+// reader reads places by recognizing, among all logins that it delivered, what
+// they hold.
+type reader struct {
+	credential.Recognizer
+	mu        sync.Mutex
+	delivered map[credential.Host][]credential.Login
+}
+
+// unrecognized stands for a login that is none of those delivered.
+var unrecognized = login("(unknown)", "(unknown)")
+
+func (r *reader) Deliver(ctx context.Context, place credential.Place, l logins) error {
+	r.mu.Lock()
+	for host, login := range l {
+		if !slices.ContainsFunc(r.delivered[host], login.Equal) {
+			r.delivered[host] = append(r.delivered[host], login)
+		}
+	}
+	r.mu.Unlock()
+	return r.Recognizer.Deliver(ctx, place, l)
+}
+
+func (r *reader) Held(ctx context.Context, place credential.Place, hosts []credential.Host) (logins, error) {
+	candidates := map[credential.Host][]credential.Login{}
+	r.mu.Lock()
+	for _, host := range hosts {
+		candidates[host] = slices.Clone(r.delivered[host])
+	}
+	r.mu.Unlock()
+	held, unknown, err := r.Recognize(ctx, place, candidates)
+	if err != nil {
+		return nil, err
+	}
+	for host := range held {
+		if _, asked := candidates[host]; !asked || slices.Contains(unknown, host) {
+			return nil, fmt.Errorf("recognized the login of %s, which nobody asked for, or which is unknown", host)
+		}
+	}
+	for _, host := range unknown {
+		if _, asked := candidates[host]; asked {
+			held[host] = unrecognized
+		}
+	}
+	return held, nil
+}
+
+// single is a target of places that take the login of one host.
+type single struct{ credential.Target }
+
+func only(l logins) logins {
+	one := logins{}
+	if login, ok := l[Host]; ok {
+		one[Host] = login
+	}
+	return one
+}
+
+func (s single) Deliver(ctx context.Context, place credential.Place, l logins) error {
+	return s.Target.Deliver(ctx, place, only(l))
 }
 
 type logins = map[credential.Host]credential.Login
@@ -96,6 +181,9 @@ func holds(t *testing.T, target credential.Target, place credential.Place, want 
 	got, err := target.Held(t.Context(), place, append([]credential.Host{hostA, hostB, "none.registry.example"}, others...))
 	if err != nil {
 		t.Fatalf("Held of %s: %v", place, err)
+	}
+	if _, one := target.(single); one {
+		want = only(want)
 	}
 	if diff := cmp.Diff(plain(want), plain(got)); diff != "" {
 		t.Errorf("%s holds (-want +got):\n%s", place, diff)
@@ -154,7 +242,14 @@ func (h Harness) heldIsWhatWasDelivered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(plain(logins{hostB: want[hostB]}), plain(got)); diff != "" {
+	if h.One {
+		delete(want, hostB)
+	}
+	b := logins{}
+	if l, ok := want[hostB]; ok {
+		b[hostB] = l
+	}
+	if diff := cmp.Diff(plain(b), plain(got)); diff != "" {
 		t.Errorf("held for one host (-want +got):\n%s", diff)
 	}
 }
@@ -338,4 +433,73 @@ func (h Harness) contextEnds(t *testing.T) {
 	// What comes next is as before.
 	deliver(t, target, places[0], logins{hostA: login("u", "p3")})
 	holds(t, target, places[0], logins{hostA: login("u", "p3")})
+}
+
+// anotherTarget has the work taken over: nothing is lost with the process that
+// did it.
+func (h Harness) anotherTarget(t *testing.T) {
+	if h.Again == nil {
+		t.Skip("the harness has no Again")
+	}
+	first, places := h.target(t)
+	before := logins{hostA: login("u", "p"), hostB: login("v", "q")}
+	deliver(t, first, places[0], before)
+	second := h.Again(t)
+	if recognizer, ok := second.(credential.Recognizer); ok {
+		// It is told which logins there are, as it is in the product.
+		r := &reader{Recognizer: recognizer, delivered: map[credential.Host][]credential.Login{hostA: {before[hostA]}, hostB: {before[hostB]}}}
+		second = r
+	}
+	if h.One {
+		second = single{second}
+	}
+	if diff := cmp.Diff(places, h.places(t, second)); diff != "" {
+		t.Errorf("places of another target (-want +got):\n%s", diff)
+	}
+	holds(t, second, places[0], before)
+	deliver(t, second, places[0], logins{hostA: login("u", "p2")})
+	holds(t, second, places[0], logins{hostA: login("u", "p2"), hostB: login("v", "q")})
+}
+
+// recognizes is about what a Recognizer is asked beside what was delivered.
+func (h Harness) recognizes(t *testing.T) {
+	target, ok := h.New(t).(credential.Recognizer)
+	if !ok {
+		t.Skip("the target reads its places")
+	}
+	places, err := target.Places(t.Context())
+	if err != nil || len(places) == 0 {
+		t.Fatalf("Places: %v, %v", places, err)
+	}
+	place := places[0]
+	want := func(when string, asked map[credential.Host][]credential.Login, wantHeld logins, wantUnknown ...credential.Host) {
+		t.Helper()
+		held, unknown, err := target.Recognize(t.Context(), place, asked)
+		if err != nil {
+			t.Fatalf("%s: Recognize: %v", when, err)
+		}
+		slices.Sort(unknown)
+		if diff := cmp.Diff(plain(wantHeld), plain(held)); diff != "" {
+			t.Errorf("%s: %s holds (-want +got):\n%s", when, place, diff)
+		}
+		if !slices.Equal(wantUnknown, unknown) {
+			t.Errorf("%s: unknown are %v, want %v", when, unknown, wantUnknown)
+		}
+	}
+	right, other := login("u", "p"), login("u", "other")
+	asked := map[credential.Host][]credential.Login{hostA: {other, right}}
+	want("before the delivery", asked, nil)
+	if err := target.Deliver(t.Context(), place, logins{hostA: right}); err != nil {
+		t.Fatal(err)
+	}
+	want("among others", asked, logins{hostA: right})
+	want("alone", map[credential.Host][]credential.Login{hostA: {right}}, logins{hostA: right})
+	want("with another host", map[credential.Host][]credential.Login{hostA: {right}, hostB: {right}}, logins{hostA: right})
+	want("with the login of another host", map[credential.Host][]credential.Login{hostB: {right}}, nil)
+	want("without any", map[credential.Host][]credential.Login{hostA: nil}, nil, hostA)
+	want("with others only", map[credential.Host][]credential.Login{hostA: {other, login("up", ""), login("", "up"), login("p", "u")}}, nil, hostA)
+	want("of no host", nil, nil)
+	if held, err := target.Held(t.Context(), place, []credential.Host{hostA}); err != nil || len(held) > 0 {
+		t.Errorf("Held tells %v, %v, which nobody can read", plain(held), err)
+	}
 }

@@ -1,5 +1,5 @@
-// Package fakegitea is a fake of a Gitea server's container registry and of its
-// package API, in memory, written from Gitea's published API and from what a
+// Package fakegitea is a fake of a Gitea server's container registry, of its
+// package API, and of the secrets and variables of its Actions, in memory, written from Gitea's published API and from what a
 // real one was seen to do: a row for each tag and for each manifest pushed by
 // digest, tags in lower case, deletion by digest with every tag of it, the
 // children of a deleted index left behind, a next page named until one is
@@ -39,6 +39,11 @@ type Config struct {
 	NoVersions bool
 	// Page is MAX_RESPONSE_ITEMS; 50 if zero.
 	Page int
+	// Repositories (owner/name) and Organizations are those whose Actions secrets
+	// and variables the login may manage, beside its own.
+	Repositories, Organizations []string
+	// NoDescriptions has secrets without descriptions, as older servers.
+	NoDescriptions bool
 	// Blobs is a registry without logins that keeps the blobs.
 	Blobs http.Handler
 	// Now is the clock.
@@ -57,6 +62,8 @@ type Server struct {
 	serial   int64
 	rows     []row // the latest first
 	requests []string
+	// secrets and variables are by where they are, and their names.
+	secrets, variables map[string]map[string]kept
 }
 
 // row is a version of a package.
@@ -78,7 +85,10 @@ func New(config Config) *Server {
 	if config.Page == 0 {
 		config.Page = 50
 	}
-	return &Server{config: config, password: config.Password, token: rand.Text()}
+	return &Server{
+		config: config, password: config.Password, token: rand.Text(),
+		secrets: map[string]map[string]kept{}, variables: map[string]map[string]kept{},
+	}
 }
 
 // SetPassword changes the password, and ends what it handed out for the last.
@@ -148,6 +158,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.registry(w, r)
 	case strings.HasPrefix(path, "/api/v1/packages/"):
 		s.packages(w, r)
+	case strings.Contains(path, "/actions/"):
+		s.actions(w, r)
 	default:
 		http.NotFound(w, r)
 	}

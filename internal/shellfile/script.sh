@@ -1,6 +1,8 @@
-# Reads or replaces the config.json of a container, in POSIX sh.
+# Reads or replaces a config.json, in POSIX sh.
 # Arguments: read or write; the path, or nothing for the clients' own; a token
-# that makes the name of the temporary file unique.
+# that makes the name of the temporary file unique; keep, or nothing. With keep a
+# file that exists keeps its owner and permissions, and what is written has
+# reached the disk before it counts.
 #
 # Standard input for write: a line with the size and the two sums of the new
 # content, and those of the content that it takes the place of; then the new
@@ -13,7 +15,7 @@ PATH=$PATH:/usr/local/bin:/usr/bin:/bin:/busybox
 export LC_ALL PATH
 umask 077
 set -f
-mode=$1 path=$2 token=$3 real= temp= sum= have=none
+mode=$1 path=$2 token=$3 keep=$4 real= temp= sum= have=none
 
 # state prints size and sum of a file; none for one that is not there.
 state() {
@@ -28,7 +30,7 @@ answer() {
 	set -- $2
 	[ ! -e "$temp" ] || rm -f "$temp"
 	[ "$result" = failed ] || have=$(state "$real" 2>/dev/null)
-	printf '%s\n' 'regkeeper-pods 1' "result $result" "uid $uid" "path $path" "sum $sum" "file $have" "why $*" ''
+	printf '%s\n' 'regkeeper-file 1' "result $result" "uid $uid" "path $path" "sum $sum" "file $have" "why $*" ''
 	[ "$result" = failed ] || [ "$have" = none ] || cat "$real"
 	printf '\nregkeeper-end\n'
 	exit 0
@@ -97,10 +99,15 @@ while [ ! -d "$base" ]; do
 	base=${base:-/}
 done
 # What root makes belongs to whom the file, or the nearest folder, belongs to.
-own=
-if [ "$uid" = 0 ]; then
-	[ ! -e "$real" ] || base=$real
-	own=$(set -- $(ls -lnd "$base"); [ "$3" = 0 ] || printf %s "$3:$4")
+own= bits=600
+[ ! -e "$real" ] || base=$real
+set -- $(ls -lnd "$base")
+if [ -n "$keep" ] && [ "$base" = "$real" ]; then
+	own=$3:$4 bits=${1#?}
+	bits=${bits%[.+@]} rest=${bits#???}
+	bits=u=${bits%??????},g=${rest%???},o=${rest#???}
+elif [ "$uid" = 0 ] && [ "$3" != 0 ]; then
+	own=$3:$4
 fi
 if [ -n "$made" ]; then
 	why=$(mkdir -p "$folder" 2>&1) || answer failed "folder $why"
@@ -120,8 +127,9 @@ trap 'rm -f "$temp"' EXIT
 trap 'exit 1' HUP INT PIPE TERM
 why=$({ set -C; cat >"$temp"; } 2>&1) || answer failed "write $why"
 [ "$(state "$temp")" = "$new" ] || answer lost
-chmod 600 "$temp" 2>/dev/null
+chmod $bits "$temp" 2>/dev/null
 [ -z "$own" ] || why=$(chown "$own" "$temp" 2>&1) || answer failed "own $why"
+[ -z "$keep" ] || dd if=/dev/null of="$temp" conv=notrunc,fsync 2>/dev/null
 [ "$(state "$real")" = "$old" ] || answer changed
 why=$(mv -f "$temp" "$real" 2>&1) || {
 	[ ! -e "$temp" ] || answer failed "rename $why"

@@ -1,4 +1,4 @@
-package pods
+package shellfile
 
 import (
 	"bytes"
@@ -17,9 +17,9 @@ import (
 //go:embed script.sh
 var source string
 
-// script is the source without comments and indentation: it travels in the
-// request's address, which proxies bound, and it stands in audit logs.
-var script = func() string {
+// Script is the script without comments and indentation: it travels in the
+// addresses of requests, which proxies bound, and it stands in audit logs.
+var Script = func() string {
 	var lines strings.Builder
 	for line := range strings.Lines(source) {
 		if line = strings.TrimLeft(line, "\t"); line != "\n" && !strings.HasPrefix(line, "#") {
@@ -38,12 +38,9 @@ const (
 	resultFailed  = "failed"  // nothing was written: see why
 )
 
-// content is what a file holds; nil if there is no file.
-type content []byte
-
 // described is the first line of the script's standard input: the new content
 // by size, SHA-256 and the POSIX checksum, and the old.
-func described(after, before content) string {
+func described(after, before []byte) string {
 	line := fmt.Sprintf("%d %s %d", len(after), digest(after), cksum(after))
 	if before == nil {
 		return line + " none none none\n"
@@ -78,18 +75,6 @@ func cksum(text []byte) uint32 {
 	return ^sum
 }
 
-// answer is what the script said.
-type answer struct {
-	result string
-	// uid is the number of the user that the script ran as.
-	uid string
-	// path is of the file, before links are followed.
-	path string
-	// why is a word for the step that failed, and what the tool said.
-	why     string
-	content content
-}
-
 var (
 	// errNone is of an output without an answer in it.
 	errNone = errors.New("no answer of the script")
@@ -100,7 +85,7 @@ var (
 )
 
 const (
-	answerBegins = "regkeeper-pods 1\n"
+	answerBegins = "regkeeper-file 1\n"
 	answerEnds   = "\nregkeeper-end\n"
 )
 
@@ -114,37 +99,37 @@ func begins(stdout []byte) (said []byte, ok bool) {
 }
 
 // begun is what the head of an answer tells that may be cut off after it.
-func begun(stdout []byte) answer {
+func begun(stdout []byte) Answer {
 	said, _ := begins(stdout)
 	head, _, ok := bytes.Cut(said, []byte("\n\n"))
 	if !ok {
-		return answer{}
+		return Answer{}
 	}
 	a, _ := headed(head)
 	return a
 }
 
 // headed reads the head of an answer.
-func headed(head []byte) (a answer, fields map[string]string) {
+func headed(head []byte) (a Answer, fields map[string]string) {
 	fields = map[string]string{}
 	for line := range strings.SplitSeq(string(head), "\n") {
 		name, value, _ := strings.Cut(line, " ")
 		fields[name] = value
 	}
-	return answer{result: fields["result"], uid: shown(fields["uid"]), path: shown(fields["path"]), why: shown(fields["why"])}, fields
+	return Answer{result: fields["result"], uid: Shown(fields["uid"]), Path: Shown(fields["path"]), why: Shown(fields["why"])}, fields
 }
 
 // parse reads an answer. What stands before it is passed over. The error is
 // errNone, errCut or errTorn.
-func parse(stdout []byte) (answer, error) {
+func parse(stdout []byte) (Answer, error) {
 	said, ok := begins(stdout)
 	if !ok {
-		return answer{}, errNone
+		return Answer{}, errNone
 	}
 	head, rest, ok := bytes.Cut(said, []byte("\n\n"))
 	body, whole := bytes.CutSuffix(rest, []byte(answerEnds))
 	if !ok || !whole {
-		return answer{}, errCut
+		return Answer{}, errCut
 	}
 	a, fields := headed(head)
 	switch a.result {
@@ -152,11 +137,11 @@ func parse(stdout []byte) (answer, error) {
 		return a, nil
 	case resultRead, resultWritten, resultChanged, resultLost:
 	default:
-		return answer{}, errCut
+		return Answer{}, errCut
 	}
 	if fields["file"] == "none" {
 		if len(body) > 0 {
-			return answer{}, errTorn
+			return Answer{}, errTorn
 		}
 		return a, nil
 	}
@@ -165,17 +150,18 @@ func parse(stdout []byte) (answer, error) {
 		sum = strconv.FormatUint(uint64(cksum(body)), 10)
 	}
 	if fields["file"] != fmt.Sprintf("%d %s", len(body), sum) {
-		return answer{}, errTorn
+		return Answer{}, errTorn
 	}
-	a.content = append(content{}, body...)
+	a.Content = append([]byte{}, body...)
 	return a, nil
 }
 
-// maxShown bounds in bytes what is shown of a word of the container's.
+// maxShown bounds in bytes what is shown of another's words.
 const maxShown = 300
 
-// shown is text of a container fit for people and their terminals.
-func shown(text string) string {
+// Shown is text of another machine fit for people and their terminals: one line,
+// of at most 300 bytes.
+func Shown(text string) string {
 	if len(text) > maxShown {
 		text = text[:maxShown] + "…"
 	}
@@ -196,43 +182,32 @@ var temporary = regexp.MustCompile(`(\.regkeeper)-[0-9]+-[a-z2-7]{8}`)
 // failure explains why the script failed. Its tools say the cause in words
 // alone, those of strerror in the C locale, of which there are two sets: the
 // GNU C library's and musl's.
-func (a answer) failure(where string) error {
+func (f File) failure(a Answer) error {
+	where := f.Where(a)
 	step, said, _ := strings.Cut(a.why, " ")
 	// The same failure has the same words each time, so that it counts as one.
 	said = temporary.ReplaceAllString(said, "$1")
 	says := func(words string) bool { return strings.Contains(strings.ToLower(said), words) }
 	switch {
 	case step == "home":
-		return problem.New(problem.Config, "set path: of the target, and DOCKER_CONFIG of the container to its folder",
-			"%s: there is no telling where it is: the container has neither DOCKER_CONFIG nor HOME, and its user %s is not in /etc/passwd", where, a.uid)
+		return problem.New(problem.Config, f.Hints.Home,
+			"%s: there is no telling where it is: %s has neither DOCKER_CONFIG nor HOME, and its user %s is not in /etc/passwd", where, f.Hints.Subject, a.uid)
 	case step == "tools":
-		return problem.New(problem.Config, "use an image that has it: "+needs+"; or "+withoutExec,
-			"%s: the container lacks %s", where, said)
+		return problem.New(problem.Config, f.Hints.Tools, "%s: %s lacks %s", where, f.Hints.Subject, said)
 	case step == "links":
 		return problem.New(problem.Storage, "look at the links there: ls -l", "%s: too many links lead to each other", where)
 	case step == "folder" && said == "", says("is a directory"):
 		return problem.New(problem.Storage, "remove the folder, or set path: to a file", "%s: a folder stands there", where)
 	case says("read-only file system"):
-		return problem.New(problem.Storage,
-			"the file is mounted read-only, for example from a Secret or ConfigMap, or all of the root file system is: mount an emptyDir at its folder, or set path: and DOCKER_CONFIG to a writable folder",
-			"%s: %s", where, said)
+		return problem.New(problem.Storage, f.Hints.ReadOnly, "%s: %s", where, said)
 	case says("resource busy"):
-		return problem.New(problem.Storage,
-			"the file is a mount of its own (subPath), which nothing can replace: mount an emptyDir at its folder instead, or set path: and DOCKER_CONFIG to another folder",
-			"%s: %s", where, said)
+		return problem.New(problem.Storage, f.Hints.Mounted, "%s: %s", where, said)
 	case says("permission denied"), says("operation not permitted"):
-		return problem.New(problem.Storage,
-			"the container runs as user "+a.uid+": set path: to a file in a folder of that user, and DOCKER_CONFIG to the folder; or mount an emptyDir there, with fsGroup in the pod's securityContext",
-			"%s: %s", where, said)
+		return problem.New(problem.Storage, f.Hints.Denied(a.uid), "%s: %s", where, said)
 	case says("no space left"), says("quota exceeded"):
-		return problem.New(problem.Storage, "free some space in that volume; the former content is still there", "%s: %s", where, said)
+		return problem.New(problem.Storage, f.Hints.Space, "%s: %s", where, said)
 	case says("not a directory"), says("file exists"):
 		return problem.New(problem.Storage, "remove the file that stands where the folder should be, or set path:", "%s: %s", where, said)
 	}
-	return problem.New(problem.Storage, "look at the folder's owner, permissions and mount in the container", "%s: %s: %s", where, step, said)
+	return problem.New(problem.Storage, "look at the folder's owner, permissions and mount in "+f.Hints.Subject, "%s: %s: %s", where, step, said)
 }
-
-const (
-	needs       = "the container needs sh, cat, wc, mv, rm, mkdir, chmod, and sha256sum or cksum, as busybox and coreutils have them"
-	withoutExec = "give the pod a Secret of the target kind secrets as a volume at the folder of config.json: docs/targets/pods.md"
-)
