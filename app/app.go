@@ -17,6 +17,7 @@ import (
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/daemon"
+	"github.com/regkeeper/regkeeper/helper"
 	"github.com/regkeeper/regkeeper/internal/disk"
 	"github.com/regkeeper/regkeeper/internal/kube"
 	"github.com/regkeeper/regkeeper/internal/secretref"
@@ -36,7 +37,6 @@ import (
 const (
 	tokensName   = "tokens/tokens.json" //nolint:gosec // a file's name
 	registryName = "registry"
-	controlName  = "control.sock"
 )
 
 // httpRetries is how often a request that may be repeated is.
@@ -131,7 +131,7 @@ func (d *Data) Close() error {
 }
 
 // Control is the path of the socket on which the daemon takes orders.
-func Control(folder string) string { return filepath.Join(folder, controlName) }
+func Control(folder string) string { return helper.Socket(folder) }
 
 // Keeper wires a keeper for a configuration. It begins nothing.
 func Keeper(c config.Config, data *Data, report func(keeper.Event)) (*keeper.Keeper, error) {
@@ -167,10 +167,11 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 		})
 	}
 	for _, t := range c.Targets {
-		targets, err := targets(t, data)
+		targets, warnings, err := targets(t, data, client, reader)
 		if err != nil {
 			return setup, err
 		}
+		setup.Warnings = append(setup.Warnings[:len(setup.Warnings):len(setup.Warnings)], warnings...)
 		for _, n := range targets {
 			if watcher, ok := n.Target.(credential.Watcher); ok {
 				setup.Watchers[n.name] = watcher
@@ -218,7 +219,10 @@ func source(r config.Registry, data *Data, client http.RoundTripper, reader *sec
 		})
 		return source, "builtin " + s.Builtin.User, "repositories " + strings.Join(s.Builtin.Repositories, " "), nil
 	}
-	return nil, "", "", problem.New(problem.Config, "", "registry %s has no source", r.Host)
+	if source, origin, terms = forgeSource(r, data.Instance, client, known); source == nil {
+		err = problem.New(problem.Config, "", "registry %s has no source", r.Host)
+	}
+	return source, origin, terms, err
 }
 
 // named is a target with its name and kind.
@@ -226,10 +230,12 @@ type named struct {
 	credential.Target
 	name, kind string
 	reread     time.Duration
+	// hosts are the registries whose logins go there, where that is asked for.
+	hosts []credential.Host
 }
 
 // targets makes the targets of one entry of the configuration.
-func targets(t config.Target, data *Data) ([]named, error) {
+func targets(t config.Target, data *Data, client http.RoundTripper, reader *secretReader) (made []named, warnings []string, err error) {
 	switch {
 	case t.File != nil:
 		files := file.Config{Paths: t.File.Paths, Literal: t.File.Literal, Mode: t.File.Mode}
@@ -239,11 +245,25 @@ func targets(t config.Target, data *Data) ([]named, error) {
 		if t.File.Format == config.FormatK3s {
 			files.Format = file.K3s
 		}
-		return []named{{Target: file.New(files), name: t.Name, kind: "file"}}, nil
+		return []named{{Target: file.New(files), name: t.Name, kind: "file"}}, nil, nil
 	case t.Pods != nil, t.Secrets != nil:
-		return clusterTargets(t, data)
+		made, err = clusterTargets(t, data)
+		return made, nil, err
 	}
-	return nil, problem.New(problem.Config, "", "target %s has no kind", t.Name)
+	known := func(ref secretref.Ref) secretref.Ref {
+		ref, err = reader.reach(ref)
+		return ref
+	}
+	n, warnings, refused := forgeTarget(t, client, known)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case refused != nil:
+		return nil, nil, refused
+	case n == nil:
+		return nil, nil, problem.New(problem.Config, "", "target %s has no kind", t.Name)
+	}
+	return []named{*n}, warnings, nil
 }
 
 // Registry makes the embedded registry of a configuration that has one.

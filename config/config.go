@@ -79,8 +79,16 @@ type Registry struct {
 type Source struct {
 	Static  *Static
 	Gitea   *Gitea
+	GitLab  *GitLab
+	Harbor  *Harbor
+	ECR     *ECR
+	Helper  *Helper
 	Builtin *Builtin
 }
+
+// Told says that the logins are made by someone else: they cannot be minted or
+// revoked.
+func (s Source) Told() bool { return s.Static != nil || s.ECR != nil || s.Helper != nil }
 
 // API is a registry's own API, by kind: at most one is set, an address.
 type API struct {
@@ -127,6 +135,11 @@ type Target struct {
 	Pods     *Pods
 	Secrets  *Secrets
 	File     *File
+	// These are of forges, runners and other hosts.
+	GitLabVariable *GitLabVariable
+	GiteaSecret    *GiteaSecret
+	RunnerConfig   *RunnerConfig
+	SSH            *SSH
 }
 
 // Cluster is a Kubernetes cluster.
@@ -405,6 +418,15 @@ func (b builder) registry(text registryText, at []string) Registry {
 			URL: strings.TrimSuffix(s.Gitea.URL, "/"), User: s.Gitea.User, Password: s.Gitea.Password.ref(b.base),
 		}
 		registry.API.Gitea = registry.Source.Gitea.URL
+	case s.GitLab != nil:
+		registry.Source.GitLab = b.gitlabSource(*s.GitLab, append(at, "source", "gitlab"))
+	case s.Harbor != nil:
+		registry.Source.Harbor = b.harbor(*s.Harbor, append(at, "source", "harbor"))
+		registry.API.Harbor = registry.Source.Harbor.URL
+	case s.ECR != nil:
+		registry.Source.ECR = b.ecr(*s.ECR, host, append(at, "source", "ecr"))
+	case s.Helper != nil:
+		registry.Source.Helper = b.helper(*s.Helper, append(at, "source", "helper"))
 	case s.Builtin != nil:
 		registry.Source.Builtin = &Builtin{User: or(s.Builtin.User, defaultUser), Repositories: s.Builtin.Repositories}
 		if len(s.Builtin.Repositories) == 0 {
@@ -515,7 +537,11 @@ func (b builder) target(text targetText, at []string, hosts map[credential.Host]
 		target.Registries = append(target.Registries, host)
 	}
 	var kinds []string
-	for kind, given := range map[string]bool{"pods": text.Pods != nil, "secrets": text.Secrets != nil, "file": text.File != nil} {
+	for kind, given := range map[string]bool{
+		"pods": text.Pods != nil, "secrets": text.Secrets != nil, "file": text.File != nil,
+		"gitlabVariable": text.GitLabVariable != nil, "giteaSecret": text.GiteaSecret != nil,
+		"runnerConfig": text.RunnerConfig != nil, "ssh": text.SSH != nil,
+	} {
 		if given {
 			kinds = append(kinds, kind)
 		}
@@ -525,18 +551,27 @@ func (b builder) target(text targetText, at []string, hosts map[credential.Host]
 		b.kinds(text.Name, kinds, at)
 		return target
 	}
-	if text.File != nil {
-		if text.Kubeconfig != "" || len(text.Contexts) > 0 {
-			b.add("take kubeconfig and contexts away", at, "target %q is of files: it has no cluster", text.Name)
-		}
-		target.File = b.file(*text.File, text.Name, append(at, "file"))
-		return target
+	at = append(at[:len(at):len(at)], kinds[0])
+	switch {
+	case text.Pods != nil:
+		target.Pods = b.pods(*text.Pods, at)
+	case text.Secrets != nil:
+		target.Secrets = b.secrets(*text.Secrets, at)
+	case text.File != nil:
+		target.File = b.file(*text.File, text.Name, at)
+	case text.GitLabVariable != nil:
+		target.GitLabVariable = b.gitlabVariable(*text.GitLabVariable, at)
+	case text.GiteaSecret != nil:
+		target.GiteaSecret = b.giteaSecret(*text.GiteaSecret, target, at, hosts)
+	case text.RunnerConfig != nil:
+		target.RunnerConfig = b.runnerConfig(*text.RunnerConfig, at)
+	case text.SSH != nil:
+		target.SSH = b.ssh(*text.SSH, at)
 	}
-	target.Clusters = b.clusters(text.Kubeconfig, text.Contexts)
-	if text.Pods != nil {
-		target.Pods = b.pods(*text.Pods, append(at, "pods"))
-	} else {
-		target.Secrets = b.secrets(*text.Secrets, append(at, "secrets"))
+	if text.Pods != nil || text.Secrets != nil {
+		target.Clusters = b.clusters(text.Kubeconfig, text.Contexts)
+	} else if text.Kubeconfig != "" || len(text.Contexts) > 0 {
+		b.add("take kubeconfig and contexts away", at, "target %q has no cluster", text.Name)
 	}
 	return target
 }
@@ -623,7 +658,7 @@ func (b builder) secrets(text secretsText, at []string) *Secrets {
 }
 
 func (b builder) file(text fileText, name string, at []string) *File {
-	file := &File{UID: -1, GID: -1, Format: or(text.Format, FormatDocker)}
+	file := &File{Format: or(text.Format, FormatDocker)}
 	paths := text.Paths
 	if text.Path != "" {
 		paths = append([]string{text.Path}, paths...)
@@ -634,19 +669,27 @@ func (b builder) file(text fileText, name string, at []string) *File {
 	for _, path := range paths {
 		file.Paths = append(file.Paths, resolvePath(b.base, path))
 	}
-	if text.Owner != "" {
-		if _, err := fmt.Sscanf(text.Owner, "%d:%d", &file.UID, &file.GID); err != nil {
-			b.add(`write "user:group" as numbers`, append(at, "owner"), "owner %q cannot be read", text.Owner)
-		}
-	}
-	if text.Mode != "" {
-		mode, err := strconv.ParseUint(text.Mode, 8, 9)
-		if err != nil {
-			b.add(`write it as "0600"`, append(at, "mode"), "mode %q cannot be read", text.Mode)
-		}
-		file.Mode = fs.FileMode(mode)
-	}
+	file.UID, file.GID, file.Mode = b.owned(text.Owner, text.Mode, at)
 	return file
+}
+
+// owned reads whose a file that is made is, -1 for nobody, and its permission bits,
+// zero for the usual ones.
+func (b builder) owned(owner, mode string, at []string) (uid, gid int, bits fs.FileMode) {
+	uid, gid = -1, -1
+	if owner != "" {
+		if _, err := fmt.Sscanf(owner, "%d:%d", &uid, &gid); err != nil {
+			b.add(`write "user:group" as numbers`, append(at[:len(at):len(at)], "owner"), "owner %q cannot be read", owner)
+		}
+	}
+	if mode != "" {
+		number, err := strconv.ParseUint(mode, 8, 9)
+		if err != nil {
+			b.add(`write it as "0600"`, append(at[:len(at):len(at)], "mode"), "mode %q cannot be read", mode)
+		}
+		bits = fs.FileMode(number)
+	}
+	return uid, gid, bits
 }
 
 func (b builder) duration(text string, fallback time.Duration, at ...string) time.Duration {
@@ -666,7 +709,7 @@ func warnings(config Config) []string {
 		if r.Unverified {
 			list = append(list, fmt.Sprintf("registry %s: verify is off: logins are delivered that nobody has tried", r.Host))
 		}
-		if r.Source.Static == nil && r.Rotate.Overlap < buildxMemory {
+		if !r.Source.Told() && r.Rotate.Overlap < buildxMemory {
 			list = append(list, fmt.Sprintf("registry %s: an overlap of %s is shorter than the %s for which buildx uses a login it has read: builds can fail at a rotation",
 				r.Host, r.Rotate.Overlap, buildxMemory))
 		}
@@ -679,7 +722,7 @@ func warnings(config Config) []string {
 			continue
 		}
 		for _, r := range config.Registries {
-			if r.Source.Static == nil && (len(t.Registries) == 0 || slices.Contains(t.Registries, r.Host)) {
+			if !r.Source.Told() && (len(t.Registries) == 0 || slices.Contains(t.Registries, r.Host)) {
 				list = append(list, fmt.Sprintf("target %s: K3s reads registries.yaml only when it starts: restart it within the overlap of %s after each rotation of %s, or use the kubelet's credential provider",
 					t.Name, r.Rotate.Overlap, r.Host))
 			}

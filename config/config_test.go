@@ -70,7 +70,7 @@ func TestFaults(t *testing.T) {
 // that line.
 func TestFaultsStandWhereTheyAre(t *testing.T) {
 	t.Parallel()
-	for _, path := range []string{"testdata/faults.yaml", "testdata/types.yaml", "testdata/clusters.yaml"} {
+	for _, path := range []string{"testdata/faults.yaml", "testdata/types.yaml", "testdata/clusters.yaml", "testdata/forges.yaml"} {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -188,6 +188,10 @@ const least = `
 registries:
   - host: a.example.com
     source: {builtin: {}}
+  - host: b.example.com
+    source: {gitlab: {url: "https://gitlab.example.com", project: a/b, password: {env: TOKEN}}}
+  - host: c.example.com
+    source: {helper: {program: pass}}
 targets:
   - name: t
     file: {path: x}
@@ -195,6 +199,14 @@ targets:
     pods: {selector: app=runner}
   - name: cluster
     secrets: {name: pull, namespaces: [web]}
+  - name: variables
+    gitlabVariable: {url: "https://gitlab.example.com", projects: [a/b], password: {env: TOKEN}}
+  - name: forge
+    giteaSecret: {url: "https://gitea.example.com", repositories: [a/b], password: {env: TOKEN}}
+  - name: toml
+    runnerConfig: {}
+  - name: hosts
+    ssh: {hosts: [one.example.com]}
 images:
   - match: a.example.com/*
     keep: [{last: 1}]
@@ -215,9 +227,12 @@ func TestDefaults(t *testing.T) {
 	}
 	registry, target := got.Registries[0], got.Targets[0]
 	pods, secrets := got.Targets[1].Pods, got.Targets[2].Secrets
-	mode := target.File.Mode
-	if mode == 0 {
-		mode = 0o600 // File.Mode says so
+	variable, forge, runners := got.Targets[3].GitLabVariable, got.Targets[4].GiteaSecret, got.Targets[5].RunnerConfig
+	private := func(mode fs.FileMode) fs.FileMode {
+		if mode == 0 {
+			return 0o600 // the fields say so
+		}
+		return mode
 	}
 	filled := map[string]any{
 		".resync":                                   got.Resync,
@@ -232,7 +247,21 @@ func TestDefaults(t *testing.T) {
 		".registries[].source.builtin.user":         registry.Source.Builtin.User,
 		".registries[].source.builtin.repositories": registry.Source.Builtin.Repositories,
 		".targets[].file.format":                    target.File.Format,
-		".targets[].file.mode":                      mode,
+		".targets[].file.mode":                      private(target.File.Mode),
+		".targets[].gitlabVariable.instance":        variable.Instance,
+		".targets[].gitlabVariable.name":            variable.Name,
+		".targets[].gitlabVariable.environment":     variable.Scope,
+		".targets[].gitlabVariable.unmasked":        variable.Unmasked,
+		".targets[].gitlabVariable.protected":       variable.Protected,
+		".targets[].giteaSecret.own":                forge.Own,
+		".targets[].giteaSecret.anyRegistry":        forge.AnyRegistry,
+		".targets[].giteaSecret.adopt":              forge.Adopt,
+		".targets[].giteaSecret.readable":           forge.Readable,
+		".targets[].runnerConfig.path":              runners.Path,
+		".targets[].runnerConfig.mode":              private(runners.Mode),
+		".targets[].ssh.timeout":                    got.Targets[6].SSH.Timeout,
+		".registries[].source.gitlab.kind":          got.Registries[1].Source.GitLab.Kind,
+		".registries[].source.helper.timeout":       got.Registries[2].Source.Helper.Timeout,
 		".targets[].pods.timeout":                   pods.Timeout,
 		".targets[].pods.resync":                    pods.Resync,
 		".targets[].secrets.adopt":                  secrets.Adopt,

@@ -49,9 +49,13 @@ type (
 		Password secretText `yaml:"password"`
 	}
 	sourceText struct {
-		Static  *staticText  `yaml:"static"`
-		Gitea   *giteaText   `yaml:"gitea"`
-		Builtin *builtinText `yaml:"builtin"`
+		Static  *staticText       `yaml:"static"`
+		Gitea   *giteaText        `yaml:"gitea"`
+		GitLab  *gitlabSourceText `yaml:"gitlab"`
+		Harbor  *harborText       `yaml:"harbor"`
+		ECR     *ecrText          `yaml:"ecr"`
+		Helper  *helperText       `yaml:"helper"`
+		Builtin *builtinText      `yaml:"builtin"`
 	}
 	staticText struct {
 		Username string     `yaml:"username"`
@@ -88,6 +92,11 @@ type (
 		Pods       *podsText    `yaml:"pods"`
 		Secrets    *secretsText `yaml:"secrets"`
 		File       *fileText    `yaml:"file"`
+
+		GitLabVariable *gitlabVariableText `yaml:"gitlabVariable"`
+		GiteaSecret    *giteaSecretText    `yaml:"giteaSecret"`
+		RunnerConfig   *runnerConfigText   `yaml:"runnerConfig"`
+		SSH            *sshText            `yaml:"ssh"`
 	}
 	podsText struct {
 		Namespace  string   `yaml:"namespace"`

@@ -128,7 +128,7 @@ func (r *rights) own(c config.Config, o Options) {
 		r.add(Right{namespace, coordination, "leases", []string{"create"}, nil, what, "make the Lease the first time"})
 		r.add(Right{namespace, coordination, "leases", []string{"get", "update"}, name, what, "one at a time works: hold the Lease, and give it back"})
 	}
-	for _, ref := range refs(c) {
+	for _, ref := range c.Secrets() {
 		if key := ref.Secret; key != (secretref.ClusterKey{}) {
 			r.add(Right{key.Namespace, core, "secrets", r.looking(), []string{key.Name}, "password: {secret: …}", "read this one Secret, and see that it changed"})
 		}
@@ -263,18 +263,4 @@ func (o Options) access(rules map[string][]rbacv1.PolicyRule) []runtime.Object {
 			&rbacv1.RoleBinding{ObjectMeta: meta, Subjects: subjects, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: meta.Name}})
 	}
 	return objects
-}
-
-// refs are the references to secrets of a configuration.
-func refs(c config.Config) []secretref.Ref {
-	var list []secretref.Ref
-	for _, r := range c.Registries {
-		switch s := r.Source; {
-		case s.Static != nil:
-			list = append(list, s.Static.Password)
-		case s.Gitea != nil:
-			list = append(list, s.Gitea.Password)
-		}
-	}
-	return list
 }

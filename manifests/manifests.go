@@ -238,8 +238,11 @@ func (o Options) faults(c config.Config) []fault {
 		if r.Source.Builtin != nil {
 			add("have the regkeeper that serves that registry keep its logins", "registry %s: the tokens of source builtin are in the folder of the embedded registry", r.Host)
 		}
+		if h := r.Source.Helper; h != nil {
+			add("have a regkeeper on a machine that has it keep these logins", "registry %s: the helper %s is not in the image, which has no other programs", r.Host, h.Program)
+		}
 	}
-	for _, ref := range refs(c) {
+	for _, ref := range c.Secrets() {
 		switch {
 		case ref.File != "":
 			add("put it into a Secret and write {secret: namespace/name/key}, or {env: NAME}", "%s is not in the pod", ref)
@@ -251,6 +254,12 @@ func (o Options) faults(c config.Config) []fault {
 	for _, t := range c.Targets {
 		if t.File != nil {
 			add("have a regkeeper on that machine keep it; for the kubelets of a cluster, see regkeeper install kubelet", "target %s writes files of the pod, which nobody else reads", t.Name)
+		}
+		if r := t.RunnerConfig; r != nil {
+			add("have a regkeeper on the runner's machine keep it", "target %s: %s is not in the pod", t.Name, r.Path)
+		}
+		if t.SSH != nil {
+			add("have a regkeeper on a machine with OpenSSH keep it", "target %s: ssh is not in the image, which has no other programs", t.Name)
 		}
 		for _, which := range t.Clusters {
 			elsewhere = elsewhere || which != config.Cluster{}
@@ -323,7 +332,7 @@ func (o Options) notes(c config.Config, text []byte) []string {
 			add("Pods read it when they start. When it has changed: kubectl -n %s rollout restart deployment/%s", o.Namespace, Name)
 		}
 	}
-	for _, ref := range refs(c) {
+	for _, ref := range c.Secrets() {
 		if key := ref.Secret; key != (secretref.ClusterKey{}) {
 			add("The configuration reads Secret %s/%s. If it is not there:\n  kubectl -n %[1]s create secret generic %[2]s --from-file=%[3]s=FILE", key.Namespace, key.Name, key.Key)
 		}
@@ -374,7 +383,7 @@ func noteRights(rights []Right) []string {
 // env are the environment variables that a configuration names.
 func env(c config.Config) []string {
 	var names []string
-	for _, ref := range refs(c) {
+	for _, ref := range c.Secrets() {
 		if ref.Env != "" {
 			names = append(names, ref.Env)
 		}

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
@@ -59,6 +60,7 @@ const (
 	// apiPort is where the API listens behind its Service: a policy sees the
 	// connection as it arrives, or as it was sent, by the network that enforces it.
 	apiPort = 6443
+	sshPort = 22
 )
 
 // egress are the TCP ports that regkeeper connects to, besides that of DNS.
@@ -70,15 +72,26 @@ func (o Options) egress(c config.Config) []int32 {
 		} else if r.Insecure {
 			ports = append(ports, httpPort)
 		}
-		if r.Source.Gitea == nil {
-			continue
-		}
-		if u, err := url.Parse(r.Source.Gitea.URL); err == nil {
+	}
+	for _, address := range c.Servers() {
+		if u, err := url.Parse(address); err == nil {
 			switch {
 			case u.Port() != "":
 				ports = append(ports, number(u.Port()))
 			case u.Scheme == "http":
 				ports = append(ports, httpPort)
+			}
+		}
+	}
+	for _, t := range c.Targets {
+		if t.SSH == nil {
+			continue
+		}
+		for _, host := range t.SSH.Hosts {
+			if _, port, err := net.SplitHostPort(host[strings.LastIndex(host, "@")+1:]); err == nil {
+				ports = append(ports, number(port))
+			} else {
+				ports = append(ports, sshPort)
 			}
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	appsv1 "k8s.io/client-go/kubernetes/typed/apps/v1"
+	authorizationv1 "k8s.io/client-go/kubernetes/typed/authorization/v1"
 	batchv1 "k8s.io/client-go/kubernetes/typed/batch/v1"
 	coordinationv1 "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -76,6 +77,8 @@ type Cluster struct {
 	Batch        batchv1.BatchV1Interface
 	Policy       policyv1.PolicyV1Interface
 	Coordination coordinationv1.CoordinationV1Interface
+	// Authorization tells what this client may do.
+	Authorization authorizationv1.AuthorizationV1Interface
 	// Executor runs programs in containers.
 	Executor Executor
 	// Recorder makes Events; nil makes none.
@@ -124,11 +127,12 @@ func newCluster(access *rest.Config) (*Cluster, error) {
 	batch, errBatch := batchv1.NewForConfigAndClient(access, client)
 	policy, errPolicy := policyv1.NewForConfigAndClient(access, client)
 	coordination, errCoordination := coordinationv1.NewForConfigAndClient(access, client)
-	if err := errors.Join(errCore, errApps, errBatch, errPolicy, errCoordination); err != nil {
+	authorization, errAuthorization := authorizationv1.NewForConfigAndClient(access, client)
+	if err := errors.Join(errCore, errApps, errBatch, errPolicy, errCoordination, errAuthorization); err != nil {
 		return nil, err
 	}
 	return &Cluster{
-		Core: core, Apps: apps, Batch: batch, Policy: policy, Coordination: coordination,
+		Core: core, Apps: apps, Batch: batch, Policy: policy, Coordination: coordination, Authorization: authorization,
 		Executor: &remote{access: access, core: core},
 	}, nil
 }
