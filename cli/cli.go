@@ -126,7 +126,8 @@ holds them any more.
 		return problem.Wrap(err, problem.Usage, "see "+c.CommandPath()+" --help", "command line")
 	})
 	root.AddCommand(
-		newUp(e), newSync(e), newPlan(e), newStatus(e), newRotate(e), newImage(e), newMirror(e), newRelease(e), newConfig(e), newRegistry(e), newInstall(e), newKubeletProvider(e), newVersion(e),
+		newUp(e), newSync(e), newPlan(e), newStatus(e), newRotate(e), newImage(e), newMirror(e), newRelease(e), newConfig(e), newRegistry(e),
+		newExplain(e), newDoctor(e), newAdvise(e), newInstall(e), newKubeletProvider(e), newVersion(e),
 	)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()

@@ -2,6 +2,8 @@ package consumer
 
 import (
 	"errors"
+	"slices"
+	"strings"
 
 	"github.com/regkeeper/regkeeper/credential"
 )
@@ -13,7 +15,7 @@ const (
 
 // actions are the runners of Actions, which all came from nektos/act.
 func actions() []Consumer {
-	rules := []Rule{ruleAnonymousRetry, ruleOwnPulls, rulePresent}
+	rules := []Rule{ruleServicesTakeOver, ruleAnonymousRetry, ruleOwnPulls, rulePresent}
 	places := "credentials of the workflow, then the secrets DOCKER_USERNAME and DOCKER_PASSWORD, then $DOCKER_AUTH_CONFIG and config.json of the runner's user and its helpers"
 	// The library detects the platform's helper in act and in what Forgejo made of
 	// it; Gitea's runner leaves that out.
@@ -21,18 +23,30 @@ func actions() []Consumer {
 		{
 			Name: "gitea-runner", About: "the runner of Gitea Actions (act_runner)", Places: places, Rules: rules,
 			decide: func(s *search) []Outcome {
-				return s.actions(dockerRules{variable: true, strict: true, undetected: true})
+				return s.actions(dockerRules{variable: true, strict: true, undetected: true, older: true})
 			},
 		},
 		{
 			Name: "forgejo-runner", About: "the runner of Forgejo Actions", Places: places, Rules: rules,
-			decide: func(s *search) []Outcome { return s.actions(dockerRules{variable: true, strict: true}) },
+			decide: func(s *search) []Outcome { return s.actions(dockerRules{variable: true, strict: true, older: true}) },
 		},
 		{
-			Name: "act", About: "nektos/act", Places: places, Rules: rules,
-			decide: func(s *search) []Outcome { return s.actions(dockerRules{variable: true, strict: true}) },
+			Name: "act", About: "nektos/act", Places: places, Rules: append(slices.Clip(rules), ruleActHub),
+			decide: func(s *search) []Outcome {
+				return s.actions(dockerRules{variable: true, strict: true, older: true, key: actKey(s.image)})
+			},
 		},
 	}
+}
+
+// actKey is the key that act looks for: that of LoadDockerAuthConfig, which the
+// docker/cli that act is built with takes as it is.
+func actKey(image string) string {
+	host, _, nested := strings.Cut(image, "/")
+	if nested && (strings.ContainsAny(host, ".:") || host == "localhost") {
+		return host
+	}
+	return hubIndex
 }
 
 // actions is what such a runner does for the image of a job or service.

@@ -68,6 +68,9 @@ type Surroundings struct {
 	UID  int
 	// Dir is the folder it runs in, which only the kubelet looks into.
 	Dir string
+	// DockerConfig is a config.json that is read in place of the one that the
+	// client would find; empty for that one.
+	DockerConfig string
 	// ReadFile reads a file; fs.ErrNotExist is in the chain of its error if there
 	// is none.
 	ReadFile func(path string) ([]byte, error)
@@ -369,3 +372,15 @@ type unasked struct{}
 
 func (unasked) Get(string, string) (string, string, error) { return "", "", ErrNotAsked }
 func (unasked) List(string) ([]string, error)              { return nil, ErrNotAsked }
+
+// Elsewhere has a client find one file at another path than its own.
+func Elsewhere(around Surroundings, own, path string) Surroundings {
+	read := around.ReadFile
+	around.ReadFile = func(name string) ([]byte, error) {
+		if name == own {
+			name = path
+		}
+		return read(name)
+	}
+	return around
+}

@@ -21,11 +21,14 @@ import (
 	"github.com/regkeeper/regkeeper/credential"
 )
 
+// Variable is the environment variable that holds a config.json.
+const Variable = "DOCKER_AUTH_CONFIG"
+
 const (
 	hubKey      = "https://index.docker.io/v1/"
 	hubIndex    = "index.docker.io"
 	hubAPI      = "registry-1.docker.io"
-	authsEnv    = "DOCKER_AUTH_CONFIG"
+	authsEnv    = Variable
 	configEnv   = "DOCKER_CONFIG"
 	configName  = "config.json"
 	legacyName  = ".dockercfg"
@@ -44,7 +47,7 @@ func dockers() []Consumer {
 		{
 			Name: "docker-28.2", About: "the docker CLI before 28.3",
 			Places: "$DOCKER_CONFIG/config.json or ~/.docker/config.json and its helpers",
-			decide: func(s *search) []Outcome { return s.docker(dockerRules{silent: true}) },
+			decide: func(s *search) []Outcome { return s.docker(dockerRules{silent: true, older: true}) },
 		},
 		{
 			Name: "buildkit", About: "docker buildx and buildctl, whose client lends the logins to BuildKit",
@@ -70,10 +73,17 @@ type dockerRules struct {
 	strict bool
 	// undetected leaves out the platform's helper.
 	undetected bool
+	// older reads keys as docker/cli did before 29.7: see hostnameOf.
+	older bool
+	// key is the key to look for, where it is not dockerKey's.
+	key string
 }
 
 // dockerFile is where the docker CLI has its configuration: cli/config.Dir.
 func (s *search) dockerFile() string {
+	if s.DockerConfig != "" {
+		return s.DockerConfig
+	}
 	if dir := s.Env[configEnv]; dir != "" {
 		return path.Join(dir, configName)
 	}
@@ -89,7 +99,11 @@ func (s *search) docker(rules dockerRules) []Outcome {
 	if !file.ContainsAuth() && !rules.undetected && s.DefaultStore != "" {
 		file.CredentialsStore, file.detected = s.DefaultStore, true
 	}
-	return s.fromDocker(file, dockerKey(s.domain), rules)
+	key := rules.key
+	if key == "" {
+		key = dockerKey(s.domain)
+	}
+	return s.fromDocker(file, key, rules)
 }
 
 // dockerKey is the key of a registry: configfile.getAuthConfigKey.
@@ -109,12 +123,14 @@ type document struct {
 	decoded, raw map[string]types.AuthConfig
 	// detected says that CredentialsStore is none of the file's.
 	detected bool
-	err      error
+	// older has its keys read in the older way.
+	older bool
+	err   error
 }
 
 // readDocker reads a config.json as docker/cli's LoadFromReader does.
 func (s *search) readDocker(where string, rules dockerRules) document {
-	d := document{ConfigFile: configfile.New(where), where: where}
+	d := document{ConfigFile: configfile.New(where), where: where, older: rules.older}
 	text, err := s.ReadFile(where)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -128,8 +144,11 @@ func (s *search) readDocker(where string, rules dockerRules) document {
 	d.parse(text)
 	if d.err != nil {
 		rule := ruleBrokenEntry
-		if rules.strict {
+		switch {
+		case rules.strict:
 			rule = ruleBrokenFails
+		case d.decoded == nil:
+			rule = ruleBrokenFile
 		}
 		s.look(where, "", Broken, rule, "%v", d.err)
 	}
@@ -237,7 +256,7 @@ func (s *search) entries(d document, key string) []Outcome {
 	if _, ok := d.AuthConfigs[key]; !ok {
 		keys, rule = nil, ruleHostname
 		for _, k := range slices.Sorted(maps.Keys(d.AuthConfigs)) {
-			if hostnameOf(k) == key {
+			if hostnameOf(k, d.older) == key {
 				keys = append(keys, k)
 			} else {
 				s.near(d.where, k, key, ruleHostname)
@@ -248,7 +267,7 @@ func (s *search) entries(d document, key string) []Outcome {
 		}
 	} else {
 		for _, k := range slices.Sorted(maps.Keys(d.AuthConfigs)) {
-			if k != key && hostnameOf(k) == key {
+			if k != key && hostnameOf(k, d.older) == key {
 				s.look(d.where, k, Hidden, ruleExact, "the key %s comes first", key)
 			} else if k != key {
 				s.near(d.where, k, key, ruleHostname)
@@ -387,7 +406,7 @@ func ParseVariable(text string) (map[string]Login, error) {
 // hidden tells of the entries that something else comes before.
 func (s *search) hidden(d document, key string) {
 	for _, k := range slices.Sorted(maps.Keys(d.AuthConfigs)) {
-		if k == key || hostnameOf(k) == key {
+		if k == key || hostnameOf(k, d.older) == key {
 			if slices.ContainsFunc(s.looks, func(l Look) bool { return l.Where == d.where && l.Key == k }) {
 				continue
 			}
@@ -396,8 +415,9 @@ func (s *search) hidden(d document, key string) {
 	}
 }
 
-// hostnameOf is docker/cli's credentials.ConvertToHostname.
-func hostnameOf(key string) string {
+// hostnameOf is docker/cli's credentials.ConvertToHostname. From 29.7 on it finds a
+// host in URLs too that net/url takes for none.
+func hostnameOf(key string, older bool) string {
 	if _, rest, ok := strings.Cut(key, "://"); ok {
 		if u, err := url.Parse(key); err == nil && u.Hostname() != "" {
 			if u.Port() == "" {
@@ -405,7 +425,7 @@ func hostnameOf(key string) string {
 			}
 			return net.JoinHostPort(u.Hostname(), u.Port())
 		}
-		if host, _, _ := strings.Cut(rest, "/"); host != "" {
+		if host, _, _ := strings.Cut(rest, "/"); host != "" && !older {
 			return bracketed(host)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/docker/cli/cli/config/configfile"
 	"github.com/docker/cli/cli/config/types"
@@ -44,64 +45,47 @@ type registration struct {
 
 // gitlab is auth.Resolver.ConfigForImage.
 func (s *search) gitlab() []Outcome {
-	known, err := s.gitlabSources()
-	if err != nil {
-		return fails(ruleGitlabTraversal, err)
+	known, outcomes := s.gitlabSources()
+	if known == nil {
+		return outcomes
 	}
 	image := gitlabImage(s.image)
 	for p := image; p != ""; p = parent(p) {
-		for _, set := range known {
-			for _, r := range set {
-				if r.path == p {
-					s.shadowed(known, image, r)
-					return s.gitlabOutcomes(known, p)
-				}
+		for _, r := range known {
+			if r.path == p {
+				s.shadowed(known, image, r)
+				return append(outcomes, takes(r.Found))
 			}
 		}
 	}
 	host, _, _ := strings.Cut(image, "/")
-	for _, set := range known[:1] {
-		for _, r := range set {
-			why := mistaken(r.Key, host)
-			if r.path != host && r.Key == r.path && why == "" && r.path == hubAPI && host == string(credential.DockerHub) {
-				why = "Docker Hub is docker.io here"
-			}
-			if why != "" {
-				s.look(r.Where, r.Key, Passed, ruleGitlabKey, "%s", why)
-			}
+	for _, r := range known {
+		why := mistaken(r.Key, host)
+		if r.path != host && r.Key == r.path && why == "" && r.path == hubAPI && host == string(credential.DockerHub) {
+			why = "Docker Hub is docker.io here"
+		}
+		if why != "" {
+			s.look(r.Where, r.Key, Passed, ruleGitlabKey, "%s", why)
 		}
 	}
-	return nobody(ruleGitlabNone)
-}
-
-// gitlabOutcomes are the logins for a path, one for each way in which a source may
-// turn out.
-func (s *search) gitlabOutcomes(known [][]registration, p string) []Outcome {
-	var outcomes []Outcome
-	for _, set := range known {
-		for _, r := range set {
-			if r.path == p {
-				r.Rule = ruleGitlabLongest
-				outcomes = append(outcomes, takes(r.Found))
-				break
-			}
-		}
-	}
-	return outcomes
+	return append(outcomes, nobody(ruleGitlabNone)...)
 }
 
 // shadowed tells of the logins that would have served too.
-func (s *search) shadowed(known [][]registration, image string, by registration) {
-	for _, r := range known[0] {
+func (s *search) shadowed(known []registration, image string, by registration) {
+	for _, r := range known {
 		if r.path == by.path && (r.Where != by.Where || r.Key != by.Key) || r.path != by.path && strings.HasPrefix(image+"/", r.path+"/") {
 			s.look(r.Where, r.Key, Hidden, ruleGitlabLongest, "%s of %s comes first", by.Key, by.Where)
 		}
 	}
 }
 
-// gitlabSources are the logins of all sources, the first for a path alone.
-func (s *search) gitlabSources() ([][]registration, error) {
-	var all []registration
+// gitlabSources are the logins of all sources, the first for a path alone, and the
+// outcomes in which the job fails before it comes to them. The logins are nil if it
+// always does.
+func (s *search) gitlabSources() ([]registration, []Outcome) {
+	all := []registration{}
+	var outcomes []Outcome
 	add := func(where string, entries []types.AuthConfig) {
 		for _, entry := range entries {
 			p := gitlabPath(entry.ServerAddress)
@@ -128,16 +112,22 @@ func (s *search) gitlabSources() ([][]registration, error) {
 		s.look("$DOCKER_AUTH_CONFIG", "", Absent, ruleGitlabOrder, "no such variable is set for the job")
 	} else {
 		entries, err := s.gitlabRead([]byte(variable))
-		if errors.Is(err, errHelperPath) {
-			return nil, fmt.Errorf("read %s: %w", where, err)
-		}
-		if err != nil {
-			s.look(where, "", Broken, ruleGitlabBroken, "%v", err)
+		if !s.gitlabFault(where, err, &outcomes) {
+			return nil, outcomes
 		}
 		add(where, entries)
 	}
-	for _, name := range []string{path.Join(s.Home, ".docker", configName), path.Join(s.Home, legacyName)} {
+	file := path.Join(s.Home, ".docker", configName)
+	if s.DockerConfig != "" {
+		file = s.DockerConfig
+	}
+	for _, name := range []string{file, path.Join(s.Home, legacyName)} {
 		text, err := s.ReadFile(name)
+		if errors.Is(err, syscall.EISDIR) {
+			// A folder can be opened, so that no other file is looked at.
+			s.look(name, "", Broken, ruleGitlabBroken, "%v", err)
+			break
+		}
 		if err != nil {
 			verdict := Broken
 			if errors.Is(err, fs.ErrNotExist) {
@@ -147,11 +137,8 @@ func (s *search) gitlabSources() ([][]registration, error) {
 			continue
 		}
 		entries, err := s.gitlabRead(text)
-		if errors.Is(err, errHelperPath) {
-			return nil, fmt.Errorf("read %s: %w", name, err)
-		}
-		if err != nil {
-			s.look(name, "", Broken, ruleGitlabBroken, "%v", err)
+		if !s.gitlabFault(name, err, &outcomes) {
+			return nil, outcomes
 		}
 		add(name, entries)
 		break
@@ -163,10 +150,29 @@ func (s *search) gitlabSources() ([][]registration, error) {
 		}
 	}
 	add(jobPayload, payload)
-	return [][]registration{all}, nil
+	return all, outcomes
 }
 
-var errHelperPath = errors.New("a helper's name must not have a path")
+// gitlabFault says whether the job goes on after a source that was read with an
+// error. Which of two faulty helpers is met first hangs on the order of a map: then
+// it may end here, and may not.
+func (s *search) gitlabFault(where string, err error, outcomes *[]Outcome) bool {
+	if err == nil {
+		return true
+	}
+	rule := ruleGitlabBroken
+	if errors.Is(err, errHelperPath) {
+		rule = ruleGitlabTraversal
+		*outcomes = append(*outcomes, fails(rule, fmt.Errorf("read %s: %w", where, err))...)
+	}
+	s.look(where, "", Broken, rule, "%v", err)
+	return !errors.Is(err, errHelperPath) || errors.Is(err, errHelperFails)
+}
+
+var (
+	errHelperPath  = errors.New("a helper's name must not be empty or have a path")
+	errHelperFails = errors.New("a helper fails")
+)
 
 // gitlabRead is readConfigsFromReader: the logins of one document, those of its
 // helpers over its own.
@@ -179,7 +185,6 @@ func (s *search) gitlabRead(text []byte) ([]types.AuthConfig, error) {
 		return nil, nil
 	}
 	entries := file.GetAuthConfigs()
-	written := maps.Clone(entries)
 	if store := file.CredentialsStore; store != "" {
 		if store != path.Base(store) {
 			return nil, errHelperPath
@@ -189,19 +194,34 @@ func (s *search) gitlabRead(text []byte) ([]types.AuthConfig, error) {
 			return nil, fmt.Errorf("ask %s what it has: %w", program(store), err)
 		}
 		for _, server := range servers {
-			if err := s.gitlabHelper(entries, written[server], store, server); err != nil {
+			entry, err := s.gitlabHelper(entries[server], store, server)
+			if err != nil {
 				return nil, err
 			}
+			// The address of an entry that the file has too stays.
+			if address := entries[server].ServerAddress; address != "" {
+				entry.ServerAddress = address
+			}
+			entries[server] = entry
 		}
 	}
+	written := maps.Clone(entries)
+	var faults []error
 	for _, server := range slices.Sorted(maps.Keys(file.CredentialHelpers)) {
 		helper := file.CredentialHelpers[server]
 		if helper != path.Base(helper) {
-			return nil, errHelperPath
+			faults = append(faults, errHelperPath)
+			continue
 		}
-		if err := s.gitlabHelper(entries, fileEntry(written, server), helper, server); err != nil {
-			return nil, err
+		entry, err := s.gitlabHelper(fileEntry(written, server), helper, server)
+		if err != nil {
+			faults = append(faults, err)
+			continue
 		}
+		entries[server] = entry
+	}
+	if len(faults) > 0 {
+		return nil, joined(faults, ", or ")
 	}
 	sorted := make([]types.AuthConfig, 0, len(entries))
 	for _, server := range slices.Sorted(maps.Keys(entries)) {
@@ -217,7 +237,7 @@ func fileEntry(entries map[string]types.AuthConfig, server string) types.AuthCon
 		return entry
 	}
 	for _, key := range slices.Sorted(maps.Keys(entries)) {
-		if hostnameOf(key) == server {
+		if hostnameOf(key, false) == server {
 			return entries[key]
 		}
 	}
@@ -225,10 +245,10 @@ func fileEntry(entries map[string]types.AuthConfig, server string) types.AuthCon
 }
 
 // gitlabHelper puts the login that a helper has for a server over the entry.
-func (s *search) gitlabHelper(entries map[string]types.AuthConfig, entry types.AuthConfig, helper, server string) error {
+func (s *search) gitlabHelper(entry types.AuthConfig, helper, server string) (types.AuthConfig, error) {
 	username, secret, err := s.Helpers.Get(helper, server)
 	if err != nil && !errors.Is(err, ErrNoLogin) {
-		return fmt.Errorf("ask %s for %s: %w", program(helper), server, err)
+		return entry, fmt.Errorf("%w: ask %s for %s: %w", errHelperFails, program(helper), server, err)
 	}
 	entry.Username, entry.Password, entry.IdentityToken, entry.ServerAddress = username, secret, "", server
 	switch {
@@ -237,8 +257,7 @@ func (s *search) gitlabHelper(entries map[string]types.AuthConfig, entry types.A
 	case username == tokenUser:
 		entry.Username, entry.Password, entry.IdentityToken = "", "", secret
 	}
-	entries[server] = entry
-	return nil
+	return entry, nil
 }
 
 // gitlabImage is normalizeImageRef: the path of an image, without its tag.
@@ -292,9 +311,9 @@ func parent(p string) string {
 // gitlabPod is what becomes of it in a cluster: the runner's logins go into a
 // Secret, and the kubelet takes them by its own rules.
 func (s *search) gitlabPod() []Outcome {
-	known, err := s.gitlabSources()
-	if err != nil {
-		return fails(ruleGitlabTraversal, err)
+	known, outcomes := s.gitlabSources()
+	if known == nil {
+		return outcomes
 	}
 	keyring := &keyring{}
 	for _, secret := range s.Pod.Secrets {
@@ -305,8 +324,8 @@ func (s *search) gitlabPod() []Outcome {
 			return fails(ruleKubeletBroken, err)
 		}
 	}
-	for _, r := range known[0] {
+	for _, r := range known {
 		keyring.add(r.Where, r.Key, r.Login)
 	}
-	return s.tried(keyring.lookup(s.named.Name()))
+	return append(outcomes, s.tried(keyring.lookup(s.named.Name()))...)
 }

@@ -248,6 +248,10 @@ func (s *search) addNode(ring *keyring) {
 	if here == "" {
 		here = "/"
 	}
+	if s.DockerConfig != "" {
+		read([]string{path.Dir(s.DockerConfig)}, path.Base(s.DockerConfig), kubeletEntries)
+		return
+	}
 	if !read([]string{kubeletFolder, here, path.Join(s.Home, ".docker"), "/.docker"}, configName, kubeletEntries) {
 		read([]string{kubeletFolder, here, s.Home, "/"}, legacyName, legacyEntries)
 	}

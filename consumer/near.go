@@ -47,7 +47,7 @@ func mistaken(key, wanted string) string {
 	}
 	switch {
 	case hub(want) && hub(host):
-		return fmt.Sprintf("Docker Hub's key is %s, written like that", wanted)
+		return fmt.Sprintf("of Docker Hub's names %s is looked for, written like that", wanted)
 	case host == want && path != "":
 		return fmt.Sprintf("it names the path /%s, and %s is looked for", path, wanted)
 	case host == want && scheme != "":
@@ -74,6 +74,15 @@ func globbed(pattern, host string) bool {
 		}
 	}
 	return true
+}
+
+// joined is one error of several, in one line.
+func joined(faults []error, by string) error {
+	err := faults[0]
+	for _, f := range faults[1:] {
+		err = fmt.Errorf("%w%s%w", err, by, f)
+	}
+	return err
 }
 
 // noFile is a file system without files.

@@ -22,17 +22,17 @@ import (
 )
 
 const (
-	kanikoFolder    = "/kaniko/.docker"
-	containerdFile  = "/etc/containerd/config.toml"
-	k3sFile         = "/etc/rancher/k3s/registries.yaml"
+	kanikoFolder   = "/kaniko/.docker"
+	containerdFile = "/etc/containerd/config.toml"
+	// K3sFile is what K3s reads.
+	K3sFile         = "/etc/rancher/k3s/registries.yaml"
 	containerdPlug2 = "io.containerd.grpc.v1.cri"
 	containerdPlug3 = "io.containerd.cri.v1.images"
 )
 
 // others are the clients that are no runner, and read no Docker CLI's way.
 func others() []Consumer {
-	return []Consumer{
-		podman(),
+	return append(podmen(), []Consumer{
 		{
 			Name: "kaniko", About: "kaniko's executor",
 			Places: "/kaniko/.docker/config.json, or $DOCKER_CONFIG/config.json where that is set; then what clouds have for the machine",
@@ -59,11 +59,11 @@ func others() []Consumer {
 		},
 		{
 			Name: "k3s", About: "K3s, when the pod brings no login",
-			Places: k3sFile + ", configs",
+			Places: K3sFile + ", configs",
 			Rules:  []Rule{ruleK3sConfigs},
 			decide: (*search).k3s,
 		},
-	}
+	}...)
 }
 
 func (s *search) kaniko() []Outcome {
@@ -77,16 +77,17 @@ func (s *search) kaniko() []Outcome {
 	return s.ggcr()
 }
 
-// exists says whether there is such a file.
+// exists says whether there is such a file, as authn's fileExists does: a folder is
+// none, and one that may not be read is.
 func (s *search) exists(where string) bool {
 	_, err := s.ReadFile(where)
-	return !errors.Is(err, fs.ErrNotExist)
+	return err == nil || errors.Is(err, fs.ErrPermission)
 }
 
 // ggcr is authn's defaultKeychain.
 func (s *search) ggcr() []Outcome {
 	rules := dockerRules{variable: true, strict: true, undetected: true}
-	found := s.Home != "" && s.exists(path.Join(s.Home, ".docker", configName)) ||
+	found := s.DockerConfig != "" || s.Home != "" && s.exists(path.Join(s.Home, ".docker", configName)) ||
 		s.Env[configEnv] != "" && s.exists(path.Join(s.Env[configEnv], configName))
 	config := s.Env["XDG_CONFIG_HOME"]
 	if config == "" && s.Home != "" {
@@ -309,9 +310,9 @@ func criLogin(username, password, identity, auth string) (Login, error) {
 
 // k3s is what K3s makes of registries.yaml.
 func (s *search) k3s() []Outcome {
-	text, err := s.ReadFile(k3sFile)
+	text, err := s.ReadFile(K3sFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		s.look(k3sFile, "", Absent, ruleK3sConfigs, "there is no such file")
+		s.look(K3sFile, "", Absent, ruleK3sConfigs, "there is no such file")
 		return nobody(ruleK3sConfigs)
 	}
 	var doc *k3sconfig.Document
@@ -319,8 +320,8 @@ func (s *search) k3s() []Outcome {
 		doc, err = k3sconfig.Parse(text)
 	}
 	if err != nil {
-		s.look(k3sFile, "", Broken, ruleK3sConfigs, "%v", err)
-		return fails(ruleK3sConfigs, fmt.Errorf("read %s: %w", k3sFile, err))
+		s.look(K3sFile, "", Broken, ruleK3sConfigs, "%v", err)
+		return fails(ruleK3sConfigs, fmt.Errorf("read %s: %w", K3sFile, err))
 	}
 	host, err := credential.ParseHost(s.domain)
 	if err != nil {
@@ -334,5 +335,5 @@ func (s *search) k3s() []Outcome {
 	if login.Username == "" {
 		found = Login{IdentityToken: login.Secret}
 	}
-	return []Outcome{takes(Found{Login: found, Where: k3sFile, Key: k3sconfig.Key(host), Rule: ruleK3sConfigs})}
+	return []Outcome{takes(Found{Login: found, Where: K3sFile, Key: k3sconfig.Key(host), Rule: ruleK3sConfigs})}
 }

@@ -20,51 +20,73 @@ import (
 // authFilesHelper stands for the files among the helpers of registries.conf.
 const authFilesHelper = "containers-auth.json"
 
-func podman() Consumer {
-	return Consumer{
-		Name: "podman", About: "podman, buildah and skopeo",
-		Places: "$REGISTRY_AUTH_FILE alone if it is set; else $XDG_RUNTIME_DIR/containers/auth.json, $XDG_CONFIG_HOME/containers/auth.json, $DOCKER_CONFIG/config.json or ~/.docker/config.json, ~/.dockercfg",
-		Rules:  []Rule{rulePodmanOrder, rulePodmanAuthOnly},
-		decide: (*search).podman,
+// podmen are podman and what shares its way of finding logins.
+func podmen() []Consumer {
+	places := "$XDG_RUNTIME_DIR/containers/auth.json, $XDG_CONFIG_HOME/containers/auth.json, ~/.docker/config.json, ~/.dockercfg, and helpers of registries.conf"
+	rules := []Rule{rulePodmanOrder, rulePodmanAuthOnly, rulePodmanGiven}
+	return []Consumer{
+		{
+			Name: "podman", About: "podman and buildah", Rules: rules,
+			Places: "$REGISTRY_AUTH_FILE alone if it is set, or else $DOCKER_CONFIG/config.json alone if that is; else " + places,
+			decide: func(s *search) []Outcome {
+				given := s.Env["REGISTRY_AUTH_FILE"]
+				if given == "" && s.Env[configEnv] != "" {
+					given = s.dockerFile()
+				}
+				return s.podman(given)
+			},
+		},
+		{
+			Name: "skopeo", About: "skopeo", Rules: rules,
+			Places: "$REGISTRY_AUTH_FILE alone if it is set; else " + places + "; $DOCKER_CONFIG/config.json in place of ~/.docker/config.json",
+			decide: func(s *search) []Outcome { return s.podman(s.Env["REGISTRY_AUTH_FILE"]) },
+		},
 	}
 }
 
-// podman is GetCredentialsForRef.
-func (s *search) podman() []Outcome {
-	if given := s.Env["REGISTRY_AUTH_FILE"]; given != "" {
-		if _, err := s.ReadFile(given); err != nil {
-			s.look(given, "", Broken, rulePodmanGiven, "%v", err)
-			return fails(rulePodmanGiven, fmt.Errorf("read $REGISTRY_AUTH_FILE %s: %w", given, err))
-		}
+// podman is GetCredentialsForRef, with the file that is given as the only one, if
+// one is.
+func (s *search) podman(given string) []Outcome {
+	if strings.HasPrefix(s.domain, "[") {
+		return fails(rulePodmanAddress, errors.New("podman takes no image of a registry that is named by its IPv6 address"))
 	}
-	var faults []error
-	outcomes := nobody(rulePodmanNone)
-	for _, helper := range s.podmanHelpers() {
-		outcomes = then(outcomes, func() []Outcome {
-			if helper == authFilesHelper {
-				return s.podmanFiles()
-			}
-			return s.podmanHelper(helper, rulePodmanHelpers)
-		})
-		// A helper that fails is no reason not to ask the next one.
-		outcomes = slices.DeleteFunc(outcomes, func(o Outcome) bool {
-			if o.Err != nil {
-				faults = append(faults, o.Err)
-			}
-			return o.Err != nil
-		})
-		if len(outcomes) == 0 {
-			outcomes = nobody(rulePodmanNone)
-		}
+	helpers, err := s.podmanHelpers()
+	if err != nil {
+		return fails(rulePodmanBroken, err)
 	}
-	if len(faults) == 0 {
-		return outcomes
-	}
-	return then(outcomes, func() []Outcome { return fails(rulePodmanBroken, errors.Join(faults...)) })
+	return s.podmanAsk(helpers, s.podmanPlaces(given), Outcome{Rule: rulePodmanNone}, nil)
 }
 
-// podmanHelpers are the helpers of registries.conf.
-func (s *search) podmanHelpers() []string {
+// podmanAsk asks one helper after the other. One that fails is no reason not to ask
+// the next one; it counts when none has a login.
+func (s *search) podmanAsk(helpers []string, files []podmanFile, last Outcome, faults []error) []Outcome {
+	if len(helpers) == 0 {
+		if len(faults) > 0 {
+			return fails(rulePodmanBroken, joined(faults, "; "))
+		}
+		return []Outcome{last}
+	}
+	of := func() []Outcome { return s.podmanHelper(helpers[0], rulePodmanHelpers) }
+	if helpers[0] == authFilesHelper {
+		of = func() []Outcome { return s.podmanFiles(files) }
+	}
+	var all []Outcome
+	for _, o := range of() {
+		switch {
+		case o.Err != nil:
+			all = append(all, s.podmanAsk(helpers[1:], files, last, append(slices.Clip(faults), o.Err))...)
+		case len(o.Tries) > 0 || o.Unknown:
+			all = append(all, o)
+		default:
+			all = append(all, s.podmanAsk(helpers[1:], files, o, faults)...)
+		}
+	}
+	return all
+}
+
+// podmanHelpers are the helpers of registries.conf. Files that add to it are not
+// looked at.
+func (s *search) podmanHelpers() ([]string, error) {
 	for _, where := range []string{
 		s.Env["CONTAINERS_REGISTRIES_CONF"], path.Join(s.Home, ".config/containers/registries.conf"), "/etc/containers/registries.conf",
 	} {
@@ -72,18 +94,25 @@ func (s *search) podmanHelpers() []string {
 			continue
 		}
 		text, err := s.ReadFile(where)
-		if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		var file struct {
 			Helpers []string `toml:"credential-helpers"`
 		}
-		if err := toml.Unmarshal(text, &file); err == nil && len(file.Helpers) > 0 {
-			return file.Helpers
+		if err == nil && toml.Unmarshal(text, &file) != nil {
+			err = errors.New("it is no TOML, or has a value of a wrong kind")
+		}
+		if err != nil {
+			s.look(where, "", Broken, rulePodmanBroken, "%v", err)
+			return nil, fmt.Errorf("read %s: %w", where, err)
+		}
+		if len(file.Helpers) > 0 {
+			return file.Helpers, nil
 		}
 		break
 	}
-	return []string{authFilesHelper}
+	return []string{authFilesHelper}, nil
 }
 
 // podmanFile is one of the files, of the kind that has only entries.
@@ -93,8 +122,8 @@ type podmanFile struct {
 }
 
 // podmanPlaces is getAuthFilePaths.
-func (s *search) podmanPlaces() []podmanFile {
-	if given := s.Env["REGISTRY_AUTH_FILE"]; given != "" {
+func (s *search) podmanPlaces(given string) []podmanFile {
+	if given != "" {
 		return []podmanFile{{path: given}}
 	}
 	session := path.Join("/run/containers", strconv.Itoa(s.UID), "auth.json")
@@ -111,9 +140,9 @@ func (s *search) podmanPlaces() []podmanFile {
 	}
 }
 
-func (s *search) podmanFiles() []Outcome {
+func (s *search) podmanFiles(files []podmanFile) []Outcome {
 	outcomes := nobody(rulePodmanNone)
-	for _, file := range s.podmanPlaces() {
+	for _, file := range files {
 		outcomes = then(outcomes, func() []Outcome { return s.podmanFile(file) })
 	}
 	return outcomes

@@ -49,8 +49,8 @@ var (
 		"docker/cli, cli/command/registry.go, RetrieveAuthTokenFromImage",
 	}
 	ruleHelperFailsSilently = Rule{
-		"helper-fails-silently", "when a helper fails, it asks as nobody, and says nothing of it",
-		"docker/cli before 29, cli/command/registry.go, ResolveAuthConfig",
+		"helper-fails-silently", "when a helper fails, docker pull takes the entry under auths if there is one, and says nothing of it; docker run fails",
+		"docker/cli before 29, cli/command/registry.go, ResolveAuthConfig and RetrieveAuthTokenFromImage",
 	}
 	ruleVariable = Rule{
 		"variable-first", "DOCKER_AUTH_CONFIG comes before config.json and its helpers, for the registries that it names letter for letter",
@@ -98,6 +98,14 @@ var (
 	ruleAnonymousRetry = Rule{
 		"anonymous-retry", "a pull whose login is refused is tried again as nobody: a stale login is not seen where images are public, and the error shown is that of nobody",
 		"nektos/act, pkg/container/docker_pull.go, NewDockerPullExecutor",
+	}
+	ruleActHub = Rule{
+		"act-docker-hub", "Docker Hub is looked for as index.docker.io, also where a helper is asked; an image written with docker.io/ as docker.io, so that it misses Docker Hub's login",
+		"nektos/act, pkg/container/docker_auth.go, LoadDockerAuthConfig",
+	}
+	ruleServicesTakeOver = Rule{
+		"services-take-over", "in a job with services the login of the workflow's container, and that of the secrets, gives way to the credentials of whichever service comes last, or to none: then config.json counts",
+		"gitea/runner, act/runner/run_context.go, startJobContainer",
 	}
 	ruleOwnPulls = Rule{
 		"runner-pulls-itself", "images of jobs are pulled with the login that the runner finds, by whichever Docker daemon it uses: imagePullSecrets of the runner's own pod never reach these pulls",
@@ -224,9 +232,13 @@ var (
 		"podman-broken", "a file that cannot be read, an auth that is not base64, or a helper that fails, fails the pull",
 		"containers/image, pkg/docker/config/config.go, getCredentialsWithHomeDir",
 	}
+	rulePodmanAddress = Rule{
+		"podman-no-ipv6", "a registry that is named by an IPv6 address in brackets is no registry's name to it",
+		"containers/image, docker/reference/regexp.go",
+	}
 	rulePodmanGiven = Rule{
-		"podman-given-file", "REGISTRY_AUTH_FILE is the only file looked at, and must be there",
-		"containers/common, pkg/auth/auth.go, CheckAuthFile",
+		"podman-given-file", "REGISTRY_AUTH_FILE is the only file looked at; so is, for podman and buildah, config.json of DOCKER_CONFIG; podman before 4.7 gives up if it is not there",
+		"containers/common, pkg/auth/auth.go, GetDefaultAuthFile and CheckAuthFile",
 	}
 	rulePodmanHelpers = Rule{
 		"podman-credential-helpers", "credential-helpers of registries.conf says which helpers are asked, in order; containers-auth.json stands for the files",

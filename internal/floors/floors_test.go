@@ -57,11 +57,13 @@ var floors = map[string]int{
 	"release/build":    4,
 	"release/revision": 4,
 	"release/rollout":  4,
+	"runner":           4,
+	"runner/gitea":     5,
+	"runner/gitlab":    5,
 
 	"config":  5,
 	"daemon":  5,
 	"explain": 5,
-	"runner":  5,
 	"release": 5,
 
 	"app":       6,
