@@ -127,7 +127,7 @@ holds them any more.
 	})
 	root.AddCommand(
 		newUp(e), newSync(e), newPlan(e), newStatus(e), newRotate(e), newImage(e), newMirror(e), newRelease(e), newConfig(e), newRegistry(e),
-		newExplain(e), newDoctor(e), newAdvise(e), newInstall(e), newKubeletProvider(e), newVersion(e),
+		newRunner(e), newExplain(e), newDoctor(e), newAdvise(e), newInstall(e), newKubeletProvider(e), newVersion(e),
 	)
 	root.InitDefaultCompletionCmd()
 	root.InitDefaultHelpCmd()

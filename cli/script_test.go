@@ -79,6 +79,7 @@ func TestScript(t *testing.T) {
 			"expand":   scriptExpand,
 			"signal":   scriptSignal,
 			"mode":     scriptMode,
+			"runners":  scriptRunners,
 		},
 	})
 }

@@ -74,6 +74,8 @@ tidy() { go mod tidy -diff && go -C e2e mod tidy -diff && go -C tools/charts mod
 peers() {
 	go build -C e2e/peers/gitea/build -tags "sqlite sqlite_unlock_notify" -o /dev/null code.gitea.io/gitea &&
 		go build -C e2e/peers/runner/build -o /dev/null gitea.com/gitea/runner &&
+		go build -C e2e/peers/gitlabrunner/build -o /dev/null . &&
+		go build -C e2e/peers/credhelpers/build -o /dev/null tool &&
 		go build -C e2e/peers/kubernetes/build -o /dev/null . &&
 		go build -C e2e/peers/containerd/build -tags "no_btrfs no_devmapper no_zfs" -o /dev/null tool &&
 		go build -C e2e/peers/kwok/build -o /dev/null sigs.k8s.io/kwok/cmd/kwok &&
