@@ -39,6 +39,15 @@ type Minter interface {
 	Revoke(ctx context.Context, id string) error
 }
 
+// Renewer is a source whose logins end by themselves, and that renews them ahead of
+// their end. While it cannot, Issue gives the one that is still good.
+type Renewer interface {
+	Source
+	// Overdue is why the login for a registry was not renewed when it was to be;
+	// nil if nothing is wrong with it.
+	Overdue(host Host) error
+}
+
 // Issued is what a source tells of a login later on. The secret is told only
 // once, by [Source.Issue].
 type Issued struct {

@@ -1,9 +1,12 @@
 package keeper_test
 
 import (
+	"errors"
 	"testing"
 	"time"
 
+	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/testkit/fake"
 	"github.com/regkeeper/regkeeper/keeper"
 	"github.com/regkeeper/regkeeper/state"
 )
@@ -49,5 +52,37 @@ func TestExpiredGivenLoginIsNotDelivered(t *testing.T) {
 	s.Places[0].Held = nil
 	for _, step := range keeper.Decide(s.Observation).Changes() {
 		t.Errorf("an expired login: %s", step)
+	}
+}
+
+// unrenewed is a source whose login is good still, and could not be renewed.
+type unrenewed struct{ credential.Source }
+
+func (unrenewed) Overdue(credential.Host) error { return errOverdue }
+
+var errOverdue = errors.New("the renewal failed")
+
+func TestStatusTellsOfALoginThatIsNotRenewed(t *testing.T) {
+	target := fake.NewTarget("one")
+	fixed := &fake.Fixed{}
+	fixed.Set(credential.Login{Username: "AWS", Secret: credential.NewSecret("SECRET-1")})
+	k := keeper.New(keeper.Config{
+		Instance: instance, Store: &fake.Store{}, Now: fake.NewClock().Now,
+		Registries: []keeper.Registry{{Host: hostC, Source: unrenewed{fixed}, Origin: "fixed", Scopes: credential.ScopesOf(credential.Pull), Unverified: true}},
+		Targets:    []keeper.Target{{Target: target, Name: "files", Kind: "fake"}},
+	})
+	if _, err := k.Sync(t.Context(), keeper.Options{}); err != nil && !errors.Is(err, errOverdue) {
+		t.Fatal(err)
+	}
+	status, err := k.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := status.Registries[0]; r.Phase == keeper.OK || r.Problem != errOverdue.Error() {
+		t.Errorf("status %+v", r)
+	}
+	held, err := target.Held(t.Context(), "one", []credential.Host{hostC})
+	if err != nil || len(held) != 1 {
+		t.Errorf("the login that is good still was not delivered: %v", err)
 	}
 }

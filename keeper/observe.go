@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,6 +113,7 @@ func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {
 		k.mu.Unlock()
 		return view
 	}
+	var overdue error
 	if !mints {
 		given, err := registry.Source.Issue(ctx, credential.Request{Host: registry.Host, Scopes: registry.Scopes})
 		if err != nil {
@@ -119,12 +121,15 @@ func (k *Keeper) look(ctx context.Context, registry Registry, ask bool) View {
 		} else {
 			view.Given = &state.Credential{Credential: given, Origin: registry.Origin, Terms: registry.Terms}
 		}
+		if renewer, ok := registry.Source.(credential.Renewer); ok {
+			overdue = renewer.Overdue(registry.Host)
+		}
 	}
 	if current := view.Journal.Current; current != nil && !registry.Unverified {
 		view.Check = k.config.Verifier.Check(ctx, current.Credential, view.Journal.Proof)
 	}
 	k.mu.Lock()
-	k.checks[registry.Host] = finding{view.GivenErr, view.Check}
+	k.checks[registry.Host] = finding{cmp.Or(view.GivenErr, overdue), view.Check}
 	k.mu.Unlock()
 	return view
 }

@@ -68,7 +68,7 @@ type Source struct {
 	held map[credential.Host]held
 }
 
-var _ credential.Source = (*Source)(nil)
+var _ credential.Renewer = (*Source)(nil)
 
 // held is the last login for a registry, and how it went since.
 type held struct {
