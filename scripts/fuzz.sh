@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 grep -rHoE --include='*_test.go' --exclude-dir=e2e '^func Fuzz[A-Za-z0-9_]+' . | while IFS=: read -r file name; do
-	go test "./$(dirname "$file")" -run '^$' -fuzz "^${name#func }\$" -fuzztime "${FUZZTIME:-1m}" </dev/null
+	go -C "$(dirname "$file")" test . -run '^$' -fuzz "^${name#func }\$" -fuzztime "${FUZZTIME:-1m}" </dev/null
 done

@@ -58,7 +58,13 @@ lint() {
 	go build -C tools -o "$PWD/bin/golangci-lint" github.com/golangci/golangci-lint/v2/cmd/golangci-lint || return
 	bin/golangci-lint config verify 2>/dev/null || true
 	bin/golangci-lint run ./... && (cd e2e && ../bin/golangci-lint run -c ../.golangci.yml ./...) &&
-		(cd tools/charts && ../../bin/golangci-lint run -c ../../.golangci.yml ./...)
+		(cd tools/charts && ../../bin/golangci-lint run -c ../../.golangci.yml ./...) || return
+	local module tags
+	for module in "${differential[@]}"; do
+		tags=
+		[ "${module##*/}" = podman ] && tags=containers_image_openpgp
+		(cd "$module" && "$OLDPWD/bin/golangci-lint" run -c "$OLDPWD/.golangci.yml" --build-tags "$tags" ./...) || return
+	done
 }
 
 cross_build() {
@@ -68,7 +74,17 @@ cross_build() {
 	done
 }
 
-tidy() { go mod tidy -diff && go -C e2e mod tidy -diff && go -C tools/charts mod tidy -diff; }
+tidy() {
+	local module
+	for module in . e2e tools/charts "${differential[@]}"; do
+		go -C "$module" mod tidy -diff || return
+	done
+}
+
+# The clients' own libraries, each in a program of a module of its own.
+differential=(consumer/differential consumer/differential/peer consumer/differential/peers/*)
+
+libraries() { go -C consumer/differential test -count=1 -timeout 20m -v ./... 2>&1 | grep -Ev '^(=== (RUN|PAUSE|CONT|NAME))' | tee -a "$heard"; return "${PIPESTATUS[0]}"; }
 
 # Compiling the peers ahead fills Go's build cache; the tests then only link.
 peers() {
@@ -112,6 +128,7 @@ part "tidy" tidy
 part "lint" lint
 part "unit and integration, race" unit
 part "100,000 plans" go test ./plan -run '^TestSafety' -plans 100000
+part "clients' own libraries" libraries
 part "Helm chart and kustomize" go -C tools/charts test ./...
 part "benchmarks run" go test -run '^$' -bench . -benchtime 1x ./...
 if [ "$(uname)" = Linux ]; then

@@ -1,0 +1,3 @@
+module github.com/regkeeper/regkeeper/consumer/differential/peer
+
+go 1.26.0
