@@ -409,6 +409,16 @@ func (k *Keeper) serve(ctx context.Context, view PlaceView, logins map[credentia
 // holdAgain has the overlap of a replaced login begin anew that came back into a
 // place and is about to leave it: a build may have read it in between.
 func (k *Keeper) holdAgain(ctx context.Context, view PlaceView) error {
+	for _, host := range view.Unknown { // it may be any of them
+		for _, retired := range k.entry(host).Retired {
+			if retired.Left.IsZero() {
+				continue
+			}
+			if err := k.note(ctx, host, onRetired(retired.ID, func(r *state.Retired) { r.Left = time.Time{} })); err != nil {
+				return err
+			}
+		}
+	}
 	for host, held := range view.Held {
 		for _, retired := range k.entry(host).Retired {
 			if retired.Left.IsZero() || !held.Equal(retired.Login()) {

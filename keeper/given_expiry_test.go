@@ -1,7 +1,10 @@
 package keeper_test
 
 import (
+	"context"
 	"errors"
+	"maps"
+	"slices"
 	"testing"
 	"time"
 
@@ -84,5 +87,61 @@ func TestStatusTellsOfALoginThatIsNotRenewed(t *testing.T) {
 	held, err := target.Held(t.Context(), "one", []credential.Host{hostC})
 	if err != nil || len(held) != 1 {
 		t.Errorf("the login that is good still was not delivered: %v", err)
+	}
+}
+
+// untold is a target whose places cannot tell at times.
+type untold struct {
+	fake.Sealed
+	cannot bool
+}
+
+func (u *untold) Recognize(ctx context.Context, at credential.Place, logins map[credential.Host][]credential.Login) (
+	held map[credential.Host]credential.Login, unknown []credential.Host, err error,
+) {
+	if u.cannot {
+		u.cannot = false
+		return nil, slices.Collect(maps.Keys(logins)), nil
+	}
+	return u.Sealed.Recognize(ctx, at, logins)
+}
+
+// A place that could not tell what it held may have held a login that was replaced:
+// who read it then has the whole overlap from the moment that it was written anew.
+func TestWhatCannotBeToldIsHeldAgain(t *testing.T) {
+	w := newWorld()
+	target := &untold{Sealed: fake.Sealed{Target: w.targets["hosts"]}}
+	k := keeper.New(keeper.Config{
+		Instance: instance, Store: w.store, Verifier: w.verifier, Now: w.clock.Now,
+		Registries: []keeper.Registry{{
+			Host: hostA, Source: w.sources[hostA], Origin: "fake", Scopes: credential.ScopesOf(credential.Pull), Schedule: w.schedule,
+		}},
+		Targets: []keeper.Target{{Target: target, Name: "hosts", Tended: true}},
+	})
+	pass := func(options keeper.Options) {
+		t.Helper()
+		if _, err := k.Sync(t.Context(), options); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pass(keeper.Options{})
+	before := w.sources[hostA].Live()[1].ID
+	pass(keeper.Options{Rotate: []credential.Host{hostA}})
+	pass(keeper.Options{})
+	w.clock.Advance(w.schedule.Overlap - time.Second)
+	target.cannot = true
+	if err := k.Tend(t.Context(), "hosts", "one"); err != nil {
+		t.Fatal(err)
+	}
+	w.clock.Advance(2 * time.Second)
+	pass(keeper.Options{})
+	if !slices.Contains(names(w.sources[hostA].Live()), before) {
+		t.Fatal("a login was revoked that a place may have held a moment before")
+	}
+	w.clock.Advance(w.schedule.Overlap + time.Second)
+	pass(keeper.Options{})
+	pass(keeper.Options{})
+	if slices.Contains(names(w.sources[hostA].Live()), before) {
+		t.Error("the replaced login was never revoked")
 	}
 }
