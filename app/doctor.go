@@ -2,10 +2,10 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -72,13 +72,9 @@ const (
 )
 
 // Doctor looks at a whole setup and tells what it finds, as it goes. It changes
-// nothing. access are the rights that the configuration takes, by the context that
-// the clusters are named by; empty for regkeeper's own.
-func Doctor(ctx context.Context, c config.Config, data *Data, access map[string][]Access, tell func(Finding)) error {
-	k, err := Keeper(c, data, nil)
-	if err != nil {
-		return err
-	}
+// nothing, and one part that is broken keeps it from no other. access are the rights
+// that the configuration takes in each cluster.
+func Doctor(ctx context.Context, c config.Config, data *Data, access map[config.Cluster][]Access, tell func(Finding)) error {
 	d := &doctor{config: c, data: data, tell: tell}
 	for _, warning := range c.Warnings {
 		d.find("config", "", Warning, "", "%s", warning)
@@ -86,15 +82,12 @@ func Doctor(ctx context.Context, c config.Config, data *Data, access map[string]
 	if len(c.Warnings) == 0 {
 		d.find("config", "", Well, "", "%d registries and %d targets", len(c.Registries), len(c.Targets))
 	}
+	d.proxies()
 	for _, r := range c.Registries {
 		d.source(ctx, r)
 		d.registry(ctx, r)
 	}
-	status, err := k.Status(ctx)
-	if err != nil {
-		return err
-	}
-	d.logins(status)
+	d.status(ctx)
 	for _, t := range c.Targets {
 		d.clients(t)
 		d.policies(ctx, t)
@@ -102,6 +95,60 @@ func Doctor(ctx context.Context, c config.Config, data *Data, access map[string]
 	d.helpers()
 	d.rights(ctx, access)
 	return ctx.Err()
+}
+
+// status tells how logins and places stand: of all, or, where a part cannot be
+// wired, of each target by itself.
+func (d *doctor) status(ctx context.Context) {
+	status, err := statusOf(ctx, d.config, d.data)
+	if err == nil {
+		d.logins(status)
+		return
+	}
+	if len(d.config.Targets) == 0 {
+		d.fails("config", "", err)
+		return
+	}
+	for i, t := range d.config.Targets {
+		alone := d.config
+		alone.Targets = d.config.Targets[i : i+1]
+		status, err := statusOf(ctx, alone, d.data)
+		if err != nil {
+			d.fails("target", t.Name, err)
+			continue
+		}
+		if i > 0 {
+			status.Registries = nil
+		}
+		d.logins(status)
+	}
+}
+
+func statusOf(ctx context.Context, c config.Config, data *Data) (keeper.Status, error) {
+	k, err := Keeper(c, data, nil)
+	if err != nil {
+		return keeper.Status{}, err
+	}
+	return k.Status(ctx)
+}
+
+// proxies looks for addresses that cannot be read: they are passed over silently
+// (golang.org/x/net/http/httpproxy).
+func (d *doctor) proxies() {
+	for _, name := range []string{"HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"} {
+		value := os.Getenv(name)
+		if value == "" {
+			continue
+		}
+		u, err := url.Parse(value)
+		if err != nil || u.Host == "" {
+			u, err = url.Parse("http://" + value)
+		}
+		if err != nil || u.Host == "" {
+			d.find("proxy", name, Warning, "write it as http://proxy.example.com:3128; a user and password in it are written with %% for what is no letter or digit",
+				"it holds no address, and is passed over: requests go out directly")
+		}
+	}
 }
 
 type doctor struct {
@@ -152,12 +199,21 @@ func (d *doctor) source(ctx context.Context, r config.Registry) {
 func (d *doctor) registry(ctx context.Context, r config.Registry) {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
-	scheme := "https"
-	if r.Insecure || r.Host.Loopback() && !encrypted(ctx, r.Host) {
-		scheme = "http"
+	ask := func(scheme string) (*http.Request, *http.Response, error) {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+r.Host.API()+"/v2/", nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		response, err := transport.New(transport.Config{}).RoundTrip(request)
+		return request, response, err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+r.Host.API()+"/v2/", nil)
-	if err != nil {
+	request, response, err := ask("https")
+	if err != nil && (r.Insecure || r.Host.Loopback()) {
+		if plain, answer, failed := ask("http"); failed == nil {
+			request, response, err = plain, answer, nil
+		}
+	}
+	if request == nil {
 		d.fails("registry", string(r.Host), err)
 		return
 	}
@@ -166,13 +222,13 @@ func (d *doctor) registry(ctx context.Context, r config.Registry) {
 	} else if proxy != nil {
 		d.find("proxy", string(r.Host), Worth, "NO_PROXY takes hosts out of it; clients in jobs and pods need the same", "requests go through the proxy %s", proxy.Host)
 	}
-	response, err := transport.New(transport.Config{}).RoundTrip(request)
 	if err != nil {
 		d.fails("registry", string(r.Host), problem.Wrap(err, problem.Unreachable, "regkeeper explain with an image there says at which step", "ask %s", request.URL.Host))
 		return
 	}
 	_ = response.Body.Close()
-	if response.StatusCode != http.StatusOK && response.StatusCode != http.StatusUnauthorized {
+	page := strings.HasPrefix(response.Header.Get("Content-Type"), "text/html")
+	if page || response.StatusCode != http.StatusOK && response.StatusCode != http.StatusUnauthorized {
 		d.find("registry", string(r.Host), Warning, "is it the registry's address, and not a page before it?", "/v2/ answers %s", response.Status)
 	} else {
 		d.find("registry", string(r.Host), Well, "", "it answers")
@@ -192,17 +248,6 @@ func (d *doctor) registry(ctx context.Context, r config.Registry) {
 	}
 }
 
-// encrypted says whether a registry on this machine speaks TLS.
-func encrypted(ctx context.Context, host credential.Host) bool {
-	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // nothing is sent
-	conn, err := dialer.DialContext(ctx, "tcp", string(host))
-	if err != nil {
-		return false
-	}
-	_ = conn.Close()
-	return true
-}
-
 // logins tells how the keyring and the places stand.
 func (d *doctor) logins(status keeper.Status) {
 	for _, r := range status.Registries {
@@ -212,7 +257,7 @@ func (d *doctor) logins(status keeper.Status) {
 		case r.Problem == "":
 			d.find("login", string(r.Host), Warning, "run regkeeper sync, or regkeeper up", "there is none yet")
 		default:
-			d.tell(Finding{Check: "login", Subject: string(r.Host), Health: Ill, Text: r.Problem, Hint: r.Hint, kind: problem.Denied})
+			d.tell(Finding{Check: "login", Subject: string(r.Host), Health: Ill, Text: r.Problem, Hint: r.Hint, kind: problem.Partial})
 		}
 	}
 	for _, p := range status.Targets {
@@ -247,15 +292,7 @@ func (d *doctor) clients(t config.Target) {
 			hosts = append(hosts, r.Host)
 		}
 	}
-	var paths []string
-	for _, pattern := range t.File.Paths {
-		found, err := filepath.Glob(pattern)
-		if err != nil || t.File.Literal {
-			found = []string{pattern}
-		}
-		paths = append(paths, found...)
-	}
-	for _, path := range paths {
+	for _, path := range filesOf(t) {
 		info, err := os.Stat(path)
 		if err != nil {
 			continue // status has told of it
@@ -263,16 +300,37 @@ func (d *doctor) clients(t config.Target) {
 		if info.Mode().Perm()&0o077 != 0 {
 			d.find("client", t.Name+" "+path, Worth, "chmod 600, unless another user's client must read it", "users other than its owner may read it (%s)", info.Mode().Perm())
 		}
-		around := scene.Here(true)
-		around.DockerConfig, around.Env = path, map[string]string{}
+		around := scene.Here(context.Background(), true)
+		around.DockerConfig = path
+		if home, ok := strings.CutSuffix(path, "/.docker/config.json"); ok && home != around.Home {
+			// It is another user's, whose environment is not known.
+			around.Home, around.Env = home, map[string]string{}
+		}
 		for _, host := range hosts {
-			d.client(t.Name+" "+path, host, around)
+			d.client(t.Name, path, host, around)
 		}
 	}
 }
 
-func (d *doctor) client(where string, host credential.Host, around consumer.Surroundings) {
-	for _, name := range []string{"docker", "gitea-runner", "gitlab-runner", "podman", "go-containerregistry"} {
+// filesOf are the files of a target, as they are there.
+func filesOf(t config.Target) (paths []string) {
+	for _, pattern := range t.File.Paths {
+		found, err := filepath.Glob(pattern)
+		if err != nil || t.File.Literal {
+			found = []string{pattern}
+		}
+		paths = append(paths, found...)
+	}
+	return paths
+}
+
+// ownHelper is the helper that regkeeper answers by.
+const ownHelper = "docker-credential-regkeeper"
+
+// client has a client say which login for a registry it takes of a file.
+func (d *doctor) client(target, path string, host credential.Host, around consumer.Surroundings) {
+	where := target + " " + path
+	for _, name := range []string{"docker", "gitea-runner", clientGitLab, "podman", "go-containerregistry"} {
 		client, err := consumer.Find(name)
 		if err != nil {
 			continue
@@ -281,8 +339,11 @@ func (d *doctor) client(where string, host credential.Host, around consumer.Surr
 		if err != nil {
 			continue
 		}
+		asks := slices.ContainsFunc(decision.Looked, func(l consumer.Look) bool { return l.Where == ownHelper })
 		for _, o := range decision.Outcomes {
 			switch {
+			case asks:
+				d.find("client", where, Well, "", "%s asks regkeeper itself for %s", name, host)
 			case o.Err != nil:
 				d.find("client", where, Warning, "regkeeper explain --as "+name+" says what to do", "%s gives up for %s: %v", name, host, o.Err)
 			case o.Unknown:
@@ -290,6 +351,9 @@ func (d *doctor) client(where string, host credential.Host, around consumer.Surr
 					"%s asks a helper for %s: %s", name, host, o.Rule.Text)
 			case len(decision.Outcomes) > 1:
 				d.find("client", where, Warning, "keep one entry for a host", "%s takes one of %d logins for %s, by chance", name, len(decision.Outcomes), host)
+			case len(o.Tries) > 0 && o.Tries[0].Where != path:
+				d.find("client", where, Warning, "take that one out, or deliver there",
+					"%s takes the login for %s of %s, before that of this file", name, host, o.Tries[0].Where)
 			default:
 				continue
 			}
@@ -301,7 +365,7 @@ func (d *doctor) client(where string, host credential.Host, around consumer.Surr
 // helpers looks for the programs that the config.json of targets and of this user
 // name.
 func (d *doctor) helpers() {
-	around := scene.Here(true)
+	around := scene.Here(context.Background(), true)
 	folder := around.Env["DOCKER_CONFIG"]
 	if folder == "" {
 		folder = filepath.Join(around.Home, ".docker")
@@ -309,7 +373,7 @@ func (d *doctor) helpers() {
 	files := []string{filepath.Join(folder, "config.json")}
 	for _, t := range d.config.Targets {
 		if t.File != nil && t.File.Format == config.FormatDocker {
-			files = append(files, t.File.Paths...)
+			files = append(files, filesOf(t)...)
 		}
 	}
 	slices.Sort(files)
@@ -349,9 +413,10 @@ func (d *doctor) program(path, name, host string) {
 }
 
 // rights asks each cluster whether we may do what we do.
-func (d *doctor) rights(ctx context.Context, access map[string][]Access) {
-	for name, rights := range access {
-		cluster, err := d.data.clusters.get(config.Cluster{Context: name})
+func (d *doctor) rights(ctx context.Context, access map[config.Cluster][]Access) {
+	for which, rights := range access {
+		name := strings.TrimSpace(which.Kubeconfig + " " + which.Context)
+		cluster, err := d.data.clusters.get(which)
 		if err != nil {
 			d.fails("rights", name, err)
 			continue

@@ -2,8 +2,13 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -34,8 +39,10 @@ const (
 type Question struct {
 	// Image may be empty with Pod: the pod's own.
 	Image string
-	// As are the clients; none for the one that the place is for.
-	As []string
+	// As are the clients; none for the one that the place is for. All means all
+	// that the place can be asked about.
+	As  []string
+	All bool
 	// DockerConfig is a file that is read in place of the client's own.
 	DockerConfig string
 	// Target is a target of the configuration, Pod a pod, Container one of its
@@ -68,38 +75,46 @@ type Explanation struct {
 type spot struct {
 	place  string
 	client string
-	images []string
-	around consumer.Surroundings
-	facts  func(image string, d consumer.Decision) explain.Facts
-	notes  []string
+	// clients are those that it can be asked about; none for all.
+	clients []string
+	images  []string
+	// elsewhere says that the place is not on this machine, from which the registry
+	// is asked.
+	elsewhere bool
+	around    consumer.Surroundings
+	facts     func(image string, d consumer.Decision) explain.Facts
+	notes     []string
 }
 
 // Explain says which login clients take for an image, tries it, and says what
 // follows. Nothing is changed anywhere.
 func Explain(ctx context.Context, c config.Config, data *Data, q Question) ([]Explanation, error) {
+	for _, name := range q.As {
+		if _, err := consumer.Find(name); err != nil {
+			return nil, err
+		}
+	}
 	spots, err := spots(ctx, c, data, q)
 	if err != nil {
 		return nil, err
 	}
+	for _, name := range q.As {
+		if !slices.ContainsFunc(spots, func(s spot) bool { return s.able(name) }) {
+			return nil, problem.New(problem.Usage, "clients there: "+strings.Join(spots[0].clients, ", "), "%s does not look at %s", name, spots[0].place)
+		}
+	}
+	tries := map[string]*trial.Trier{}
 	var all []Explanation
 	for _, s := range spots {
-		clients := q.As
-		if len(clients) == 0 {
-			clients = []string{s.client}
-		}
 		if q.Image != "" {
 			s.images = []string{q.Image}
 		}
 		if len(s.images) == 0 {
 			return nil, problem.New(problem.Usage, "regkeeper explain IMAGE", "which image is meant is not said")
 		}
-		for _, name := range clients {
-			client, err := consumer.Find(name)
-			if err != nil {
-				return nil, err
-			}
+		for _, client := range s.chosen(q) {
 			for _, image := range s.images {
-				e, err := explained(ctx, c, q, s, client, image)
+				e, err := explained(ctx, c, q, s, client, image, tries)
 				if err != nil {
 					return nil, err
 				}
@@ -110,22 +125,91 @@ func Explain(ctx context.Context, c config.Config, data *Data, q Question) ([]Ex
 	return all, nil
 }
 
-func explained(ctx context.Context, c config.Config, q Question, s spot, client consumer.Consumer, image string) (Explanation, error) {
-	decision, err := client.Decide(image, s.around)
+// able says whether the place can be asked about a client.
+func (s spot) able(name string) bool { return s.clients == nil || slices.Contains(s.clients, name) }
+
+// chosen are the clients that are meant there.
+func (s spot) chosen(q Question) (chosen []consumer.Consumer) {
+	names := q.As
+	if len(names) == 0 {
+		names = []string{s.client}
+	}
+	for _, client := range consumer.All() {
+		if s.able(client.Name) && (q.All || slices.Contains(names, client.Name)) {
+			chosen = append(chosen, client)
+		}
+	}
+	return chosen
+}
+
+// inJob are the clients that run in jobs and on build hosts, with a config.json.
+func inJob() (names []string) {
+	for _, client := range consumer.All() {
+		if client.InJob {
+			names = append(names, client.Name)
+		}
+	}
+	return names
+}
+
+// trust is how the registry of an image is spoken to on this machine: with the
+// authorities that Docker was told of for it, and by plain HTTP where it was told so
+// (docker docs: engine/security/certificates, daemon.json).
+func trust(host credential.Host) (config trial.Config, insecure bool) {
+	found, _ := filepath.Glob(filepath.Join(dockerFolder, "certs.d", string(host), "*.crt"))
+	if len(found) > 0 {
+		roots, err := x509.SystemCertPool()
+		if err != nil {
+			roots = x509.NewCertPool()
+		}
+		for _, path := range found {
+			if text, err := os.ReadFile(path); err == nil { //nolint:gosec // Docker's own folder
+				roots.AppendCertsFromPEM(text)
+			}
+		}
+		config.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	var daemon struct {
+		Insecure []string `json:"insecure-registries"`
+	}
+	if text, err := os.ReadFile(filepath.Join(dockerFolder, "daemon.json")); err == nil && json.Unmarshal(text, &daemon) == nil {
+		insecure = slices.Contains(daemon.Insecure, string(host))
+	}
+	return config, insecure
+}
+
+// dockerFolder is where Docker's daemon is told of registries.
+const dockerFolder = "/etc/docker"
+
+func explained(ctx context.Context, c config.Config, q Question, s spot, client consumer.Consumer, image string, tries map[string]*trial.Trier) (Explanation, error) {
+	around := s.around
+	if q.Job != nil {
+		around = scene.WithJob(around, q.Job, client.InJob)
+	}
+	decision, err := client.Decide(image, around)
 	if err != nil {
 		return Explanation{}, err
 	}
 	e := Explanation{Client: client, Place: s.place, Decision: decision, Notes: s.notes}
 	facts := s.facts(image, decision)
 	if !q.Offline {
-		insecure := q.Insecure
+		trusting, insecure := trust(decision.Host)
+		insecure = insecure || q.Insecure
 		for _, r := range c.Registries {
 			insecure = insecure || r.Host == decision.Host && r.Insecure
 		}
-		if facts.Trials, err = trial.New(trial.Config{}).TryAll(ctx, decision, trial.Options{Insecure: insecure}); err != nil {
+		trier := tries[string(decision.Host)]
+		if trier == nil {
+			trier = trial.New(trusting)
+			tries[string(decision.Host)] = trier
+		}
+		if facts.Trials, err = trier.TryAll(ctx, decision, trial.Options{Insecure: insecure}); err != nil {
 			return Explanation{}, err
 		}
 		e.Trials = facts.Trials
+		if s.elsewhere {
+			e.Notes = append(slices.Clone(e.Notes), "the registry was asked from this machine: names, proxies and certificates may be others there")
+		}
 	}
 	e.Diagnoses = explain.Diagnose(decision, facts)
 	return e, nil
@@ -141,58 +225,61 @@ func spots(ctx context.Context, c config.Config, data *Data, q Question) ([]spot
 		if err != nil {
 			return nil, err
 		}
-		s, err := podSpot(ctx, cluster, q)
-		return []spot{s}, err
+		return podSpots(ctx, cluster, q)
 	}
-	return []spot{hereSpot(q, "this machine", clientHere, q.DockerConfig)}, nil
+	return []spot{hereSpot(ctx, q, "this machine", clientHere, q.DockerConfig)}, nil
 }
 
-func hereSpot(q Question, where, client, file string) spot {
-	around := scene.Here(q.Offline)
+func hereSpot(ctx context.Context, q Question, where, client, file string) spot {
+	around := scene.Here(ctx, q.Offline)
 	around.DockerConfig = file
-	if q.Job != nil {
-		around = scene.WithJob(around, q.Job)
-	}
 	return spot{place: where, client: client, around: around, facts: func(_ string, d consumer.Decision) explain.Facts {
 		return explain.Facts{DockerHost: around.Env["DOCKER_HOST"], Places: place.Of(d)}
 	}}
 }
 
-// podSpot is a pod: as its kubelet sees it, or as a client in its container does.
-func podSpot(ctx context.Context, cluster *kube.Cluster, q Question) (spot, error) {
+// podSpots are a pod as its kubelet sees it, and as clients in its container do.
+func podSpots(ctx context.Context, cluster *kube.Cluster, q Question) ([]spot, error) {
 	pod, err := scene.OfPod(ctx, cluster, q.Pod)
 	if err != nil {
-		return spot{}, err
+		return nil, err
 	}
-	s := spot{place: "pod " + q.Pod.String(), client: clientKubelet, images: pod.Images, around: pod.Surroundings}
-	s.facts = func(image string, _ consumer.Decision) explain.Facts {
-		return explain.Facts{Present: pod.Present[image], PullPolicy: pod.PullPolicy[image]}
+	var spots []spot
+	if q.All || len(q.As) == 0 || slices.Contains(q.As, clientKubelet) {
+		s := spot{
+			place: "pod " + q.Pod.String(), client: clientKubelet, clients: []string{clientKubelet}, images: pod.Images, around: pod.Surroundings, elsewhere: true,
+			notes: []string{"the node's own config.json and its credential provider plugins cannot be seen from here"},
+		}
+		s.facts = func(image string, _ consumer.Decision) explain.Facts {
+			return explain.Facts{Present: pod.Present[image], PullPolicy: pod.PullPolicy[image]}
+		}
+		spots = append(spots, s)
 	}
-	inside := len(q.As) > 0
-	for _, as := range q.As {
-		inside = inside && as != clientKubelet
+	others := slices.DeleteFunc(slices.Clone(q.As), func(name string) bool { return name == clientKubelet })
+	if len(others) == 0 && !(q.All && q.Image != "") {
+		return spots, nil
 	}
-	if !inside {
-		s.notes = []string{"the node's own config.json and its credential provider plugins cannot be seen from here"}
-		return s, nil
-	}
+	s, err := containerSpot(ctx, cluster, pod, q)
+	return append(spots, s), err
+}
+
+// containerSpot is what clients in a pod's container find.
+func containerSpot(ctx context.Context, cluster *kube.Cluster, pod scene.Pod, q Question) (spot, error) {
 	container, err := scene.ContainerOf(ctx, cluster, q.Pod, q.Container)
 	if err != nil {
 		return spot{}, err
 	}
+	s := spot{
+		place: "pod " + q.Pod.String() + " container " + container, client: clientContainer, elsewhere: true,
+		clients: append(inJob(), "gitea-runner", "forgejo-runner", "act", clientGitLab),
+		notes:   []string{"credential helpers in the container are not asked"},
+	}
 	if s.around, err = scene.Container(ctx, cluster, q.Pod, container); err != nil {
 		return spot{}, err
 	}
-	s.place += " container " + container
 	s.around.DockerConfig = q.DockerConfig
-	if q.Job != nil {
-		s.around = scene.WithJob(s.around, q.Job)
-	}
-	s.facts = func(string, consumer.Decision) explain.Facts {
-		return explain.Facts{DockerHost: s.around.Env["DOCKER_HOST"], PullSecrets: pod.PullSecrets}
-	}
-	s.images = nil
-	s.notes = []string{"credential helpers in the container are not asked"}
+	facts := explain.Facts{DockerHost: s.around.Env["DOCKER_HOST"], PullSecrets: pod.PullSecrets}
+	s.facts = func(string, consumer.Decision) explain.Facts { return facts }
 	return s, nil
 }
 
@@ -242,11 +329,13 @@ func placeSpot(ctx context.Context, t config.Target, n named, data *Data, at cre
 	where := "target " + n.name + " " + string(at)
 	switch {
 	case t.File != nil && t.File.Format == config.FormatK3s:
-		s := hereSpot(q, where, clientK3s, "")
-		s.around = consumer.Elsewhere(s.around, consumer.K3sFile, string(at))
+		s := hereSpot(ctx, q, where, clientK3s, string(at))
+		s.clients = []string{clientK3s}
 		return s, nil
 	case t.File != nil:
-		return hereSpot(q, where, clientHere, string(at)), nil
+		s := hereSpot(ctx, q, where, clientHere, string(at))
+		s.clients = append(inJob(), "gitea-runner", "forgejo-runner", "act", clientGitLab, "gitlab-runner-kubernetes", clientKubelet)
+		return s, nil
 	case t.Secrets != nil:
 		cluster, err := clusterOf(t, n, data)
 		if err != nil {
@@ -254,7 +343,7 @@ func placeSpot(ctx context.Context, t config.Target, n named, data *Data, at cre
 		}
 		around, err := scene.OfSecret(ctx, cluster, types.NamespacedName{Namespace: string(at), Name: t.Secrets.Name})
 		return spot{
-			place: where, client: clientKubelet, around: around, facts: func(string, consumer.Decision) explain.Facts { return explain.Facts{} },
+			place: where, client: clientKubelet, clients: []string{clientKubelet}, elsewhere: true, around: around, facts: func(string, consumer.Decision) explain.Facts { return explain.Facts{} },
 			notes: []string{"other pull Secrets that a pod names, the node's config.json and its plugins are not looked at"},
 		}, err
 	case t.Pods != nil:
@@ -269,14 +358,15 @@ func placeSpot(ctx context.Context, t config.Target, n named, data *Data, at cre
 		inside := q
 		inside.Pod = types.NamespacedName{Namespace: parts[0], Name: parts[1]}
 		inside.Container, _, _ = strings.Cut(parts[2], ":")
-		if len(inside.As) == 0 {
-			inside.As = []string{clientContainer}
-		}
 		if inside.DockerConfig == "" && filepath.IsAbs(t.Pods.Path) {
 			inside.DockerConfig = t.Pods.Path
 		}
-		s, err := podSpot(ctx, cluster, inside)
-		s.place, s.client = where, clientContainer
+		pod, err := scene.OfPod(ctx, cluster, inside.Pod)
+		if err != nil {
+			return spot{}, err
+		}
+		s, err := containerSpot(ctx, cluster, pod, inside)
+		s.place = where
 		return s, err
 	}
 	return heldSpot(ctx, t, n, at, q, where)
@@ -301,15 +391,19 @@ func heldSpot(ctx context.Context, t config.Target, n named, at credential.Place
 	}
 	const file = "/config.json"
 	s := spot{
-		place: where, client: clientHere, facts: func(string, consumer.Decision) explain.Facts { return explain.Facts{} },
+		place: where, client: clientHere, clients: inJob(), elsewhere: true,
+		facts: func(string, consumer.Decision) explain.Facts { return explain.Facts{} },
 		notes: []string{"of what is there, only the logins for the registries of the configuration are looked at"},
 	}
 	given := map[string]string{consumer.Variable: string(doc.Bytes())}
 	switch {
 	case t.GitLabVariable != nil:
-		s.client, s.around.Job.Variables = clientGitLab, given
+		s.client, s.clients = clientGitLab, append(s.clients, clientGitLab, "gitlab-runner-kubernetes")
+		s.around.Job.Variables, s.around.Env = given, given
 	case t.RunnerConfig != nil:
-		s.client, s.around.Job.Environment = clientGitLab, given
+		// The variable is set within the jobs too.
+		s.client, s.clients = clientGitLab, append(s.clients, clientGitLab, "gitlab-runner-kubernetes")
+		s.around.Job.Environment, s.around.Env, s.elsewhere = given, given, false
 	case t.GiteaSecret != nil:
 		s.around.Env = given
 	default:
@@ -320,9 +414,6 @@ func heldSpot(ctx context.Context, t config.Target, n named, at credential.Place
 			}
 			return doc.Bytes(), nil
 		}
-	}
-	if q.Job != nil {
-		s.around = scene.WithJob(s.around, q.Job)
 	}
 	return s, nil
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/regkeeper/regkeeper/app"
 	"github.com/regkeeper/regkeeper/config"
+	"github.com/regkeeper/regkeeper/internal/secretref"
 	"github.com/regkeeper/regkeeper/manifests"
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -43,13 +45,13 @@ regkeeper advise.`,
 					e.finding(f)
 				}
 			})
-			if err != nil {
-				return err
-			}
 			if e.json() {
 				if err := e.printJSON(findings); err != nil {
 					return err
 				}
+			}
+			if err != nil {
+				return err
 			}
 			return worst(findings)
 		},
@@ -82,32 +84,55 @@ func worst(findings []app.Finding) error {
 	return problem.New(kind, "", "%d of %d findings are errors", n, len(findings))
 }
 
-// accessOf are the rights that the configuration takes, in each cluster.
-func accessOf(c config.Config) map[string][]app.Access {
-	contexts := map[string]bool{}
+// accessOf are the rights that the configuration takes, in each cluster: of what is
+// in it alone, as if it were the one that regkeeper runs in.
+func accessOf(c config.Config) map[config.Cluster][]app.Access {
+	own := config.Cluster{}
+	clusters := map[config.Cluster]bool{}
 	for _, t := range c.Targets {
 		for _, which := range t.Clusters {
-			contexts[which.Context] = true
+			clusters[which] = true
 		}
 	}
-	all := map[string][]app.Access{}
-	for context := range contexts {
-		for _, right := range manifests.Rights(c, manifests.Options{Context: context}) {
-			names := right.Names
-			if len(names) == 0 {
-				names = []string{""}
-			}
-			resource, sub, _ := strings.Cut(right.Resource, "/")
-			for _, verb := range right.Verbs {
-				for _, name := range names {
-					all[context] = append(all[context], app.Access{
-						ResourceAttributes: authorizationv1.ResourceAttributes{
-							Namespace: right.Namespace, Group: right.Group, Resource: resource, Subresource: sub, Verb: verb, Name: name,
-						},
-						Why: right.Why,
-					})
+	if c.State != nil || slices.ContainsFunc(c.Secrets(), func(r secretref.Ref) bool { return r.Secret != secretref.ClusterKey{} }) {
+		clusters[own] = true
+	}
+	all := map[config.Cluster][]app.Access{}
+	for which := range clusters {
+		part := config.Config{}
+		if which == own {
+			part = c
+		}
+		part.Targets = nil
+		for _, t := range c.Targets {
+			if slices.Contains(t.Clusters, which) || which == own && len(t.Clusters) == 0 {
+				if len(t.Clusters) > 0 {
+					t.Clusters = []config.Cluster{own}
 				}
+				part.Targets = append(part.Targets, t)
 			}
+		}
+		for _, right := range manifests.Rights(part, manifests.Options{}) {
+			all[which] = append(all[which], accesses(right)...)
+		}
+	}
+	return all
+}
+
+func accesses(right manifests.Right) (all []app.Access) {
+	names := right.Names
+	if len(names) == 0 {
+		names = []string{""}
+	}
+	resource, sub, _ := strings.Cut(right.Resource, "/")
+	for _, verb := range right.Verbs {
+		for _, name := range names {
+			all = append(all, app.Access{
+				ResourceAttributes: authorizationv1.ResourceAttributes{
+					Namespace: right.Namespace, Group: right.Group, Resource: resource, Subresource: sub, Verb: verb, Name: name,
+				},
+				Why: right.Why,
+			})
 		}
 	}
 	return all

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/joho/godotenv"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/consumer"
 	"github.com/regkeeper/regkeeper/explain"
+	"github.com/regkeeper/regkeeper/explain/scene"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/registry/trial"
 )
@@ -50,10 +50,7 @@ the target is for. --as all compares all clients. The clients:
 				q.Image = args[0]
 			}
 			if slices.Contains(q.As, allClients) {
-				q.As = nil
-				for _, client := range consumer.All() {
-					q.As = append(q.As, client.Name)
-				}
+				q.As, q.All = nil, true
 			}
 			if err := parsePod(pod, &q.Pod); err != nil {
 				return err
@@ -62,9 +59,13 @@ the target is for. --as all compares all clients. The clients:
 				return problem.New(problem.Usage, "name one of them", "--target says itself which pod and file are meant")
 			}
 			if jobEnv != "" {
-				var err error
-				if q.Job, err = godotenv.Read(jobEnv); err != nil {
-					return problem.New(problem.Config, "write NAME=value lines, as `env` prints them", "read %s: %v", jobEnv, withoutValues(err))
+				text, err := os.ReadFile(jobEnv)
+				if err != nil {
+					return problem.Wrap(err, problem.Config, "name the file that `env` was written to", "read the job's variables")
+				}
+				var ok bool
+				if q.Job, ok = scene.ParseJob(string(text)); !ok {
+					return problem.New(problem.Config, "write NAME=value lines, as `env` or `env -0` prints them", "read %s: its first line is not NAME=value", jobEnv)
 				}
 			}
 			return e.explain(c, q)
@@ -118,20 +119,13 @@ func parsePod(text string, name *types.NamespacedName) error {
 	return nil
 }
 
-// withoutValues is an error of reading variables that shows none of them.
-func withoutValues(err error) string {
-	if os.IsNotExist(err) {
-		return "there is no such file"
-	}
-	if os.IsPermission(err) {
-		return "it may not be read"
-	}
-	return "a line of it is not NAME=value"
-}
-
 func (e *env) explain(c *cobra.Command, q app.Question) error {
 	conf, folder, err := e.loadOrDefault()
-	if problem.KindOf(err) == problem.NotFound && e.configPath == "" {
+	if err != nil && e.configPath == "" && q.Target == "" {
+		// What is wrong with a configuration that is not asked for stops nothing.
+		if problem.KindOf(err) != problem.NotFound {
+			e.warn([]string{"the configuration is left out: " + err.Error()})
+		}
 		conf, err = config.Config{}, nil
 	}
 	if err != nil {
@@ -219,6 +213,12 @@ func explainedOf(one app.Explanation) explained {
 	shown := explained{
 		Client: one.Client.Name, Place: one.Place, Image: d.Image, Host: string(d.Host), Looked: d.Looked, Rules: d.Rules,
 		Tried: one.Trials, Diagnoses: one.Diagnoses, Notes: one.Notes, Outcomes: []explainedOutcome{},
+	}
+	if shown.Looked == nil {
+		shown.Looked = []consumer.Look{}
+	}
+	if shown.Diagnoses == nil {
+		shown.Diagnoses = []explain.Diagnosis{}
 	}
 	for _, o := range d.Outcomes {
 		next := explainedOutcome{Logins: []explainedLogin{}, Unknown: o.Unknown}

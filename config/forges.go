@@ -164,7 +164,9 @@ const (
 	defaultVariable  = "DOCKER_AUTH_CONFIG"
 	defaultScope     = "*"
 	defaultRun       = 30 * time.Second
-	defaultRunner    = "/etc/gitlab-runner/config.toml"
+	// ecrLife is how long a login of ECR lasts.
+	ecrLife       = 12 * time.Hour
+	defaultRunner = "/etc/gitlab-runner/config.toml"
 )
 
 // ecrHost is a registry's name at Amazon that tells its region.
@@ -197,10 +199,14 @@ func (b builder) ecr(text ecrText, host credential.Host, at []string) *ECR {
 		b.add("add region:, or correct the host", at, "%s is no name of a registry of ECR, which would tell its region", host)
 	}
 	b.address(text.Endpoint, in("endpoint"))
-	return &ECR{
+	ecr := &ECR{
 		Profile: text.Profile, Role: text.Role, Region: text.Region, Endpoint: text.Endpoint,
 		RenewAhead: b.duration(text.RenewAhead, 0, in("renewAhead")...),
 	}
+	if ecr.RenewAhead >= ecrLife {
+		b.add("give less than 12h", in("renewAhead"), "logins of ECR last for 12 hours: renewed %s ahead they would be renewed all the time", ecr.RenewAhead)
+	}
+	return ecr
 }
 
 func (b builder) helper(text helperText, at []string) *Helper {
@@ -239,6 +245,15 @@ func (b builder) giteaSecret(text giteaSecretText, target Target, at []string, h
 	if secret.Name == "" && secret.Prefix == "" {
 		secret.Name = defaultVariable
 	}
+	for key, name := range map[string]string{"name": text.Name, "prefix": text.Prefix} {
+		upper := strings.ToUpper(name)
+		if strings.HasPrefix(upper, "GITEA_") || strings.HasPrefix(upper, "GITHUB_") {
+			b.add("choose another name", in(key), "the server refuses names that begin with GITEA_ or GITHUB_")
+		}
+	}
+	if strings.EqualFold(secret.Prefix, "DOCKER") && !secret.AnyRegistry && !secret.Readable {
+		b.add("choose another prefix, or say anyRegistry: true", in("prefix"), "the runner uses the secrets DOCKER_USERNAME and DOCKER_PASSWORD for any registry at all")
+	}
 	if secret.Prefix != "" {
 		switch {
 		case len(target.Registries) == 1:
@@ -266,6 +281,7 @@ func (b builder) ssh(text sshText, at []string) *SSH {
 		if slices.Index(text.Hosts, host) < i {
 			b.add("name it once", append(in("hosts"), strconv.Itoa(i)), "host %s is there already", host)
 		}
+		b.port(host[strings.LastIndex(host, "@")+1:], append(in("hosts"), strconv.Itoa(i))...)
 	}
 	local := func(path string) string {
 		if path == "" {

@@ -68,8 +68,8 @@ type Surroundings struct {
 	UID  int
 	// Dir is the folder it runs in, which only the kubelet looks into.
 	Dir string
-	// DockerConfig is a config.json that is read in place of the one that the
-	// client would find; empty for that one.
+	// DockerConfig is a file that is read in place of the config.json that the
+	// client would find, or of K3s's registries.yaml; empty for that one.
 	DockerConfig string
 	// ReadFile reads a file; fs.ErrNotExist is in the chain of its error if there
 	// is none.
@@ -235,6 +235,9 @@ type Consumer struct {
 	About string
 	// Rules are what matters besides where it looks.
 	Rules []Rule
+	// InJob says that it runs within a job, where a job's variables are its
+	// environment.
+	InJob bool
 	// Places says where it looks, for people.
 	Places string
 
@@ -243,7 +246,17 @@ type Consumer struct {
 
 // All are the clients whose rules are known, in the order in which they are listed.
 func All() []Consumer {
-	return slices.Concat(dockers(), actions(), []Consumer{gitlabRunner(), gitlabRunnerKubernetes(), kubelet()}, others())
+	all := slices.Concat(dockers(), actions(), []Consumer{gitlabRunner(), gitlabRunnerKubernetes(), kubelet()}, others())
+	for i := range all {
+		all[i].InJob = !slices.Contains(outside, all[i].Name)
+	}
+	return all
+}
+
+// outside are the clients that pull before a job runs, or have nothing to do with
+// one.
+var outside = []string{
+	"gitea-runner", "forgejo-runner", "act", "gitlab-runner", "gitlab-runner-kubernetes", "kubelet", "containerd", "k3s",
 }
 
 // Find finds a client by its name.
@@ -372,15 +385,3 @@ type unasked struct{}
 
 func (unasked) Get(string, string) (string, string, error) { return "", "", ErrNotAsked }
 func (unasked) List(string) ([]string, error)              { return nil, ErrNotAsked }
-
-// Elsewhere has a client find one file at another path than its own.
-func Elsewhere(around Surroundings, own, path string) Surroundings {
-	read := around.ReadFile
-	around.ReadFile = func(name string) ([]byte, error) {
-		if name == own {
-			name = path
-		}
-		return read(name)
-	}
-	return around
-}

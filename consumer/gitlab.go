@@ -160,6 +160,11 @@ func (s *search) gitlabFault(where string, err error, outcomes *[]Outcome) bool 
 	if err == nil {
 		return true
 	}
+	if errors.Is(err, ErrNotAsked) {
+		s.look(where, "", Passed, ruleGitlabOrder, "helpers are not asked")
+		*outcomes = append(*outcomes, Outcome{Unknown: true, Rule: ruleGitlabOrder})
+		return false
+	}
 	rule := ruleGitlabBroken
 	if errors.Is(err, errHelperPath) {
 		rule = ruleGitlabTraversal

@@ -44,21 +44,9 @@ type keyring struct {
 // Add. Of the entries of one document with one key, which is tried first hangs on
 // the order of a map; here it is that of their names.
 func (k *keyring) add(where, entry string, login Login) {
-	whole := entry
-	if !strings.HasPrefix(whole, "https://") && !strings.HasPrefix(whole, "http://") {
-		whole = "https://" + whole
-	}
-	u, err := url.Parse(whole)
-	if err != nil {
+	key, ok := KubeletKey(entry)
+	if !ok {
 		return
-	}
-	p := u.Path
-	if strings.HasPrefix(p, "/v2/") || strings.HasPrefix(p, "/v1/") {
-		p = p[len("/v1"):]
-	}
-	key := u.Host
-	if p != "/" {
-		key += p
 	}
 	if k.logins == nil {
 		k.logins = map[string][]Found{}
@@ -70,16 +58,37 @@ func (k *keyring) add(where, entry string, login Login) {
 	k.logins[key] = append(k.logins[key], Found{Login: login, Where: where, Key: entry, Rule: ruleKubeletMatch})
 }
 
+// KubeletKey is the key of an entry as a kubelet keeps it: without scheme, and
+// without the /v1 or /v2 that clients put behind a host (kubernetes,
+// pkg/credentialprovider/keyring.go, BasicDockerKeyring.Add).
+func KubeletKey(entry string) (key string, ok bool) {
+	if !strings.HasPrefix(entry, "https://") && !strings.HasPrefix(entry, "http://") {
+		entry = "https://" + entry
+	}
+	u, err := url.Parse(entry)
+	if err != nil {
+		return "", false
+	}
+	p := u.Path
+	if strings.HasPrefix(p, "/v2/") || strings.HasPrefix(p, "/v1/") {
+		p = p[len("/v1"):]
+	}
+	if p == "/" {
+		p = ""
+	}
+	return u.Host + p, true
+}
+
 // lookup is BasicDockerKeyring's Lookup.
 func (k *keyring) lookup(image string) []Found {
 	slices.Sort(k.keys)
 	var found []Found
 	for _, key := range slices.Backward(k.keys) {
-		if matches(key, image) {
+		if KubeletMatches(key, image) {
 			found = append(found, k.logins[key]...)
 		}
 	}
-	if len(found) > 0 || !onHub(image) {
+	if len(found) > 0 || !OnDockerHub(image) {
 		return found
 	}
 	for _, f := range k.logins[hubIndex] {
@@ -89,8 +98,11 @@ func (k *keyring) lookup(image string) []Found {
 	return found
 }
 
-// matches is URLsMatchStr; a pattern that is none matches nothing.
-func matches(pattern, image string) bool {
+// KubeletMatches says whether a kubelet takes an image for one that the pattern
+// means (kubernetes, pkg/credentialprovider/keyring.go, URLsMatch): as many labels in
+// the host, each matching as of [filepath.Match], the same port, and the path a
+// prefix. A pattern that is none matches nothing.
+func KubeletMatches(pattern, image string) bool {
 	p, err := url.Parse("https://" + pattern)
 	if err != nil {
 		return false
@@ -120,8 +132,9 @@ func labels(hostport string) (labels []string, port string) {
 	return strings.Split(host, "."), port
 }
 
-// onHub is isDefaultRegistryMatch.
-func onHub(image string) bool {
+// OnDockerHub says whether an image's name leads to Docker Hub, for a kubelet
+// (kubernetes, pkg/credentialprovider/keyring.go, isDefaultRegistryMatch).
+func OnDockerHub(image string) bool {
 	first, _, nested := strings.Cut(image, "/")
 	switch {
 	case first == "":
@@ -171,7 +184,7 @@ func (s *search) tried(found []Found) []Outcome {
 func (s *search) unmatched(ring *keyring, image string) {
 	host, _, _ := strings.Cut(image, "/")
 	for _, key := range slices.Sorted(maps.Keys(ring.logins)) {
-		if matches(key, image) || onHub(image) && key == hubIndex {
+		if KubeletMatches(key, image) || OnDockerHub(image) && key == hubIndex {
 			continue
 		}
 		for _, f := range ring.logins[key] {
@@ -259,7 +272,7 @@ func (s *search) addNode(ring *keyring) {
 
 func (s *search) addProvider(ring *keyring, p Provider, image string) {
 	where := "provider " + p.Name
-	if !slices.ContainsFunc(p.MatchImages, func(pattern string) bool { return matches(pattern, image) }) {
+	if !slices.ContainsFunc(p.MatchImages, func(pattern string) bool { return KubeletMatches(pattern, image) }) {
 		s.look(where, "", Passed, ruleKubeletProvider, "none of its matchImages matches")
 		return
 	}

@@ -22,10 +22,9 @@ import (
 )
 
 const (
-	kanikoFolder   = "/kaniko/.docker"
-	containerdFile = "/etc/containerd/config.toml"
-	// K3sFile is what K3s reads.
-	K3sFile         = "/etc/rancher/k3s/registries.yaml"
+	kanikoFolder    = "/kaniko/.docker"
+	containerdFile  = "/etc/containerd/config.toml"
+	k3sFile         = "/etc/rancher/k3s/registries.yaml"
 	containerdPlug2 = "io.containerd.grpc.v1.cri"
 	containerdPlug3 = "io.containerd.cri.v1.images"
 )
@@ -59,7 +58,7 @@ func others() []Consumer {
 		},
 		{
 			Name: "k3s", About: "K3s, when the pod brings no login",
-			Places: K3sFile + ", configs",
+			Places: k3sFile + ", configs",
 			Rules:  []Rule{ruleK3sConfigs},
 			decide: (*search).k3s,
 		},
@@ -310,9 +309,13 @@ func criLogin(username, password, identity, auth string) (Login, error) {
 
 // k3s is what K3s makes of registries.yaml.
 func (s *search) k3s() []Outcome {
-	text, err := s.ReadFile(K3sFile)
+	where := k3sFile
+	if s.DockerConfig != "" {
+		where = s.DockerConfig
+	}
+	text, err := s.ReadFile(where)
 	if errors.Is(err, fs.ErrNotExist) {
-		s.look(K3sFile, "", Absent, ruleK3sConfigs, "there is no such file")
+		s.look(where, "", Absent, ruleK3sConfigs, "there is no such file")
 		return nobody(ruleK3sConfigs)
 	}
 	var doc *k3sconfig.Document
@@ -320,8 +323,8 @@ func (s *search) k3s() []Outcome {
 		doc, err = k3sconfig.Parse(text)
 	}
 	if err != nil {
-		s.look(K3sFile, "", Broken, ruleK3sConfigs, "%v", err)
-		return fails(ruleK3sConfigs, fmt.Errorf("read %s: %w", K3sFile, err))
+		s.look(where, "", Broken, ruleK3sConfigs, "%v", err)
+		return fails(ruleK3sConfigs, fmt.Errorf("read %s: %w", where, err))
 	}
 	host, err := credential.ParseHost(s.domain)
 	if err != nil {
@@ -335,5 +338,5 @@ func (s *search) k3s() []Outcome {
 	if login.Username == "" {
 		found = Login{IdentityToken: login.Secret}
 	}
-	return []Outcome{takes(Found{Login: found, Where: K3sFile, Key: k3sconfig.Key(host), Rule: ruleK3sConfigs})}
+	return []Outcome{takes(Found{Login: found, Where: where, Key: k3sconfig.Key(host), Rule: ruleK3sConfigs})}
 }

@@ -47,6 +47,8 @@ func newCase(d consumer.Decision, f Facts) *inquiry {
 type finding struct {
 	code     Code
 	evidence []string
+	// spared says that the client gets the image all the same.
+	spared bool
 	// words fill the places in the entry's texts beside those of the inquiry.
 	words words
 }

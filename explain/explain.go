@@ -111,8 +111,11 @@ func Diagnose(d consumer.Decision, f Facts) []Diagnosis {
 				Code: e.code, Severity: e.severity, Title: e.title, Doc: page(e.code), Evidence: found.evidence,
 				Cause: c.fill(e.cause, found.words), Cure: c.fill(e.cure, found.words),
 			}
-			if next.Code == "key-never-matches" && c.found() {
+			switch {
+			case next.Code == "key-never-matches" && c.found():
 				next.Severity = Info
+			case next.Severity == Error && found.spared:
+				next.Severity = Warning
 			}
 			if !slices.ContainsFunc(all, next.same) {
 				all = append(all, next)

@@ -33,6 +33,7 @@ var verdicts = []verdict{
 	{code: "rate-limit-reached", when: all(pulls, noneLeft), with: limits},
 	{code: "image-public", when: all(pulls, kind(trial.Nobody))},
 	{code: "login-works", when: pulls},
+	{code: "not-a-registry", when: all(last(http.StatusOK), either(at(trial.Manifest), at(trial.Reason))), with: status},
 	{code: "registry-error", when: failed, with: status},
 
 	{code: "gitea-token-without-scope", when: known(http.StatusOK)},
@@ -85,7 +86,7 @@ func answers(c *inquiry) (found []finding) {
 			if !ok {
 				code = "unclear"
 			}
-			found = append(found, finding{code, faultEvidence(t.Answer), faultWords(t)})
+			found = append(found, finding{code: code, evidence: faultEvidence(t.Answer), words: faultWords(t)})
 			continue
 		}
 		at := slices.IndexFunc(verdicts, func(v verdict) bool { return v.when(c, t) })
@@ -96,9 +97,21 @@ func answers(c *inquiry) (found []finding) {
 				w[name] = word
 			}
 		}
-		found = append(found, finding{v.code, answerEvidence(t.Answer), w})
+		found = append(found, finding{code: v.code, evidence: answerEvidence(t.Answer), words: w, spared: c.spared(t)})
 	}
 	return found
+}
+
+// spared says whether the client gets the image though a login was refused: by a
+// later one, or as nobody.
+func (c *inquiry) spared(t trial.Trial) bool {
+	if t.Try < 0 {
+		return false
+	}
+	later := func(other trial.Trial) bool {
+		return other.Outcome == t.Outcome && other.Try > t.Try && other.Answer.Pulls()
+	}
+	return slices.ContainsFunc(c.Trials, later) || c.says("anonymous-retry") && t.Answer.Refused() && c.publicly()
 }
 
 // beside compares the answers to a login with those to nobody.
@@ -115,17 +128,17 @@ func beside(c *inquiry) (found []finding) {
 		switch {
 		case c.says("anonymous-retry") && c.publicly():
 			w["retry"] = "and gets the image, which is public: nobody sees that the login is stale until a private image is asked for."
-			found = append(found, finding{"anonymous-retry", evidence, w})
+			found = append(found, finding{code: "anonymous-retry", evidence: evidence, words: w})
 		case c.says("anonymous-retry"):
 			w["retry"] = "and what it reports in the end is the refusal of nobody, not that of the login."
-			found = append(found, finding{"anonymous-retry", evidence, w})
+			found = append(found, finding{code: "anonymous-retry", evidence: evidence, words: w})
 		case c.publicly():
-			found = append(found, finding{"stale-login-public-image", evidence, w})
+			found = append(found, finding{code: "stale-login-public-image", evidence: evidence, words: w})
 		}
 	}
 	for _, o := range c.Outcomes {
 		if o.Err != nil && c.publicly() && slices.Contains(helperRules, o.Rule.ID) {
-			found = append(found, finding{"helper-fails-public-image", []string{o.Err.Error(), "as nobody: " + step(c.nobody.Last())}, nil})
+			found = append(found, finding{code: "helper-fails-public-image", evidence: []string{o.Err.Error(), "as nobody: " + step(c.nobody.Last())}, words: nil})
 		}
 	}
 	return found
@@ -185,17 +198,17 @@ func looks(c *inquiry) (found []finding) {
 		if at < 0 {
 			continue
 		}
-		found = append(found, finding{sights[at].code, []string{look(l)}, words{
+		found = append(found, finding{code: sights[at].code, evidence: []string{look(l)}, words: words{
 			"where": l.Where, "entry": l.Key, "why": strings.TrimRight(l.Why, " :."), "used": used, "login": "the login",
 		}})
 	}
 	for _, o := range c.Outcomes {
 		if o.Err != nil && !slices.ContainsFunc(c.Looked, func(l consumer.Look) bool { return l.Verdict == consumer.Broken && isHelper(l) }) {
-			found = append(found, finding{"client-gives-up", []string{o.Err.Error()}, words{"why": o.Err.Error(), "rule": o.Rule.Text}})
+			found = append(found, finding{code: "client-gives-up", evidence: []string{o.Err.Error()}, words: words{"why": o.Err.Error(), "rule": o.Rule.Text}})
 		}
 		for _, t := range o.Tries {
 			if t.Rule.ID == "docker-secrets" {
-				found = append(found, finding{"docker-secrets-everywhere", []string{t.Where + ": " + t.Rule.Text}, nil})
+				found = append(found, finding{code: "docker-secrets-everywhere", evidence: []string{t.Where + ": " + t.Rule.Text}, words: nil})
 			}
 		}
 	}
@@ -235,7 +248,7 @@ func chance(c *inquiry) []finding {
 	if len(keys) < 2 {
 		return nil
 	}
-	return []finding{{"login-by-chance", evidence, words{"entries": strings.Join(keys, ", ")}}}
+	return []finding{{code: "login-by-chance", evidence: evidence, words: words{"entries": strings.Join(keys, ", ")}}}
 }
 
 // surroundings finds what lies around the client.
@@ -250,20 +263,20 @@ func surroundings(c *inquiry) (found []finding) {
 		default:
 			continue
 		}
-		found = append(found, finding{"config-read-only", []string{p.Path + " " + how}, words{"where": p.Path, "how": how}})
+		found = append(found, finding{code: "config-read-only", evidence: []string{p.Path + " " + how}, words: words{"where": p.Path, "how": how}})
 	}
 	if len(c.PullSecrets) > 0 && c.says("runner-pulls-itself") {
 		list := strings.Join(c.PullSecrets, ", ")
-		found = append(found, finding{"pull-secrets-unused", []string{"imagePullSecrets: " + list}, words{"secrets": list}})
+		found = append(found, finding{code: "pull-secrets-unused", evidence: []string{"imagePullSecrets: " + list}, words: words{"secrets": list}})
 	}
 	if c.DockerHost != "" && !slices.Contains(usualDaemon, c.DockerHost) {
-		found = append(found, finding{"daemon-elsewhere", []string{"DOCKER_HOST: " + c.DockerHost}, words{"daemon": c.DockerHost}})
+		found = append(found, finding{code: "daemon-elsewhere", evidence: []string{"DOCKER_HOST: " + c.DockerHost}, words: words{"daemon": c.DockerHost}})
 	}
 	if c.DaemonLogin != "" {
-		found = append(found, finding{"login-beside-daemon", []string{c.DaemonLogin}, words{"daemon login": c.DaemonLogin}})
+		found = append(found, finding{code: "login-beside-daemon", evidence: []string{c.DaemonLogin}, words: words{"daemon login": c.DaemonLogin}})
 	}
 	if c.Present && !strings.EqualFold(c.PullPolicy, "always") && c.failing() {
-		found = append(found, finding{"image-present", []string{c.Image + " is there"}, nil})
+		found = append(found, finding{code: "image-present", evidence: []string{c.Image + " is there"}, words: nil})
 	}
 	return found
 }

@@ -8,10 +8,7 @@ package kubelet
 import (
 	"bytes"
 	"encoding/json"
-	"net"
-	"net/url"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	credentialprovider "k8s.io/kubelet/pkg/apis/credentialprovider/v1"
 
+	"github.com/regkeeper/regkeeper/consumer"
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/dockerconfig"
 	"github.com/regkeeper/regkeeper/problem"
@@ -194,16 +192,16 @@ func logins(doc *dockerconfig.Document, image string) (auth map[string]credentia
 		}
 	}
 	for key, login := range doc.Logins() {
-		normal, ok := normalKey(key)
-		if !ok {
+		normal, ok := consumer.KubeletKey(key)
+		host, rest, _ := strings.Cut(normal, "/")
+		if !ok || host == "" {
 			continue
 		}
-		host, rest, _ := strings.Cut(normal, "/")
-		paths = paths || rest != "" && Match(host, registry)
+		paths = paths || rest != "" && consumer.KubeletMatches(host, registry)
 		switch {
-		case Match(normal, image):
+		case consumer.KubeletMatches(normal, image):
 			put(auth, key, normal, login)
-		case normal == defaultRegistry && onDockerHub(image):
+		case normal == defaultRegistry && consumer.OnDockerHub(image):
 			as := defaultRegistry
 			if registry == string(credential.DockerHub) {
 				as = registry
@@ -215,70 +213,4 @@ func logins(doc *dockerconfig.Document, image string) (auth map[string]credentia
 		return hub, paths
 	}
 	return auth, paths
-}
-
-// normalKey is a key of "auths" as the kubelet keeps it: without scheme, and
-// without the /v1 or /v2 that clients put behind a host (BasicDockerKeyring.Add).
-func normalKey(key string) (string, bool) {
-	if !strings.HasPrefix(key, "https://") && !strings.HasPrefix(key, "http://") {
-		key = "https://" + key
-	}
-	parsed, err := url.Parse(key)
-	if err != nil {
-		return "", false
-	}
-	p := parsed.Path
-	if strings.HasPrefix(p, "/v2/") || strings.HasPrefix(p, "/v1/") {
-		p = p[3:]
-	}
-	if p == "/" {
-		p = ""
-	}
-	return parsed.Host + p, parsed.Host != ""
-}
-
-// Match says whether the kubelet takes an image for one that the pattern means
-// (URLsMatch of pkg/credentialprovider/keyring.go): as many labels in the host,
-// each matching as of [filepath.Match], the same port, and the path a prefix.
-func Match(pattern, image string) bool {
-	glob, err := url.Parse("https://" + pattern)
-	if err != nil {
-		return false
-	}
-	target, err := url.Parse("https://" + image)
-	if err != nil {
-		return false
-	}
-	globLabels, globPort := split(glob.Host)
-	labels, port := split(target.Host)
-	if globPort != port || len(globLabels) != len(labels) || !strings.HasPrefix(target.Path, glob.Path) {
-		return false
-	}
-	for i := range labels {
-		if ok, err := filepath.Match(globLabels[i], labels[i]); err != nil || !ok {
-			return false
-		}
-	}
-	return true
-}
-
-func split(hostport string) (labels []string, port string) {
-	host, port, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host, port = hostport, ""
-	}
-	return strings.Split(host, "."), port
-}
-
-// onDockerHub says whether the image's name leads to Docker Hub
-// (isDefaultRegistryMatch).
-func onDockerHub(image string) bool {
-	first, _, more := strings.Cut(image, "/")
-	switch {
-	case first == "":
-		return false
-	case !more, first == string(credential.DockerHub), first == defaultRegistry:
-		return true
-	}
-	return !strings.ContainsAny(first, ".:")
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	credentialprovider "k8s.io/kubelet/pkg/apis/credentialprovider/v1"
 
+	"github.com/regkeeper/regkeeper/consumer"
 	"github.com/regkeeper/regkeeper/dockerconfig"
 	"github.com/regkeeper/regkeeper/kubelet"
 	"github.com/regkeeper/regkeeper/problem"
@@ -57,7 +58,7 @@ func TestMatch(t *testing.T) {
 		{"h.%zz", "h.x", false},
 		{"[a.h", "a.h", false},
 	} {
-		if got := kubelet.Match(c.pattern, c.image); got != c.want {
+		if got := consumer.KubeletMatches(c.pattern, c.image); got != c.want {
 			t.Errorf("%q and %q: %v, want %v", c.pattern, c.image, got, c.want)
 		}
 	}
@@ -122,7 +123,7 @@ func TestAnswer(t *testing.T) {
 			}
 			// What is answered, the kubelet takes for the image.
 			for key := range got.auth {
-				if !kubelet.Match(key, c.image) && (key != "index.docker.io" || c.image != "library/nginx") {
+				if !consumer.KubeletMatches(key, c.image) && (key != "index.docker.io" || c.image != "library/nginx") {
 					t.Errorf("%s does not match %s", key, c.image)
 				}
 			}

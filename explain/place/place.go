@@ -58,7 +58,7 @@ func At(path string) (Place, error) {
 func Of(d consumer.Decision) (all []Place) {
 	var seen []string
 	for _, l := range d.Looked {
-		if !filepath.IsAbs(l.Where) || slices.Contains(seen, l.Where) {
+		if l.Verdict == consumer.Absent || !filepath.IsAbs(l.Where) || slices.Contains(seen, l.Where) {
 			continue
 		}
 		seen = append(seen, l.Where)

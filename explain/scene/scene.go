@@ -7,12 +7,17 @@ package scene
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/docker/docker-credential-helpers/client"
 	"github.com/docker/docker-credential-helpers/credentials"
@@ -28,7 +33,7 @@ import (
 
 // Here is what a client of this process's user finds on this machine. Helpers are
 // run when they are asked, unless offline.
-func Here(offline bool) consumer.Surroundings {
+func Here(ctx context.Context, offline bool) consumer.Surroundings {
 	home, _ := os.UserHomeDir()
 	dir, _ := os.Getwd()
 	around := consumer.Surroundings{
@@ -36,7 +41,7 @@ func Here(offline bool) consumer.Surroundings {
 		ReadFile: os.ReadFile, DefaultStore: defaultStore(),
 	}
 	if !offline {
-		around.Helpers = programs{}
+		around.Helpers = programs{ctx}
 	}
 	return around
 }
@@ -65,17 +70,19 @@ func defaultStore() string {
 	return store
 }
 
-// WithJob adds the variables of a job: what GitLab or Actions hand to it, and what
-// its processes have in their environment.
-func WithJob(around consumer.Surroundings, variables map[string]string) consumer.Surroundings {
-	env := maps.Clone(around.Env)
-	if env == nil {
-		env = map[string]string{}
-	}
-	maps.Copy(env, variables)
-	around.Env = env
-	if home := variables["HOME"]; home != "" {
-		around.Home = home
+// WithJob adds the variables of a job: what GitLab or Actions hand to it. Within the
+// job they are the environment of its clients too; the runner's own is another.
+func WithJob(around consumer.Surroundings, variables map[string]string, within bool) consumer.Surroundings {
+	if within {
+		env := maps.Clone(around.Env)
+		if env == nil {
+			env = map[string]string{}
+		}
+		maps.Copy(env, variables)
+		around.Env = env
+		if home := variables["HOME"]; home != "" {
+			around.Home = home
+		}
 	}
 	around.Job.Variables, around.Job.Secrets = variables, variables
 	if host := variables["CI_REGISTRY"]; host != "" {
@@ -87,44 +94,104 @@ func WithJob(around consumer.Surroundings, variables map[string]string) consumer
 	return around
 }
 
-// programs are the helpers on PATH.
-type programs struct{}
+// named is the beginning of a line that sets a variable.
+var named = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*=`)
 
-func (programs) Get(name, server string) (username, secret string, err error) {
-	found, err := client.Get(client.NewShellProgramFunc("docker-credential-"+name), server)
+// ParseJob reads what env prints, or env -0: the variables of a job. A line that sets
+// none goes on with the value before it. Nothing is expanded. It says whether the text
+// is that at all.
+func ParseJob(text string) (variables map[string]string, ok bool) {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if strings.Contains(text, "\x00") {
+		lines = strings.Split(strings.TrimSuffix(text, "\x00"), "\x00")
+	}
+	variables = map[string]string{}
+	last := ""
+	for _, line := range lines {
+		line = strings.TrimSuffix(line, "\r")
+		switch {
+		case named.MatchString(line):
+			name, value, _ := strings.Cut(line, "=")
+			last = name
+			variables[name] = value
+		case last != "":
+			variables[last] += "\n" + line
+		case line != "" && !strings.HasPrefix(line, "#"):
+			return nil, false
+		}
+	}
+	return variables, true
+}
+
+// patience is how long a helper may take.
+const patience = 15 * time.Second
+
+// programs are the helpers on PATH.
+type programs struct{ ctx context.Context } //nolint:containedctx // the port has none
+
+// program is one run of a helper.
+type program struct {
+	*exec.Cmd
+	end context.CancelFunc
+	err *error
+}
+
+func (p program) Input(in io.Reader) { p.Stdin = in }
+
+func (p program) Output() ([]byte, error) {
+	defer p.end()
+	out, err := p.Cmd.Output()
+	*p.err = err
+	return out, err
+}
+
+// run makes the runs of a helper, and notes how the last one ended.
+func (p programs) run(name string, ended *error) client.ProgramFunc {
+	return func(args ...string) client.Program {
+		ctx, end := context.WithTimeout(p.ctx, patience)
+		cmd := exec.CommandContext(ctx, "docker-credential-"+name, args...) //nolint:gosec // a client would run it
+		// Who holds its output open does not hold us up.
+		cmd.WaitDelay = time.Second
+		return program{cmd, end, ended}
+	}
+}
+
+var errSilent = fmt.Errorf("it gave no answer in %s", patience)
+
+func (p programs) Get(name, server string) (username, secret string, err error) {
+	var ended error
+	found, err := client.Get(p.run(name, &ended), server)
 	switch {
 	case credentials.IsErrCredentialsNotFound(err):
 		return "", "", consumer.ErrNoLogin
 	case err != nil:
-		return "", "", quiet(name, err)
+		return "", "", told(name, ended)
 	}
 	return found.Username, found.Secret, nil
 }
 
-// mostTold is how much in bytes is told of what a helper says when it fails.
-const mostTold = 300
-
-// quiet is a helper's error without what may be a login: a helper that fails says
-// why on standard output, where a login would be (docker-credential-helpers,
-// client.Get).
-func quiet(name string, err error) error {
-	text := err.Error()
-	if strings.Contains(text, "Secret") || len(text) > mostTold {
-		return fmt.Errorf("docker-credential-%s ended with an error, and what it said is not shown", name)
+func (p programs) List(name string) ([]string, error) {
+	var ended error
+	found, err := client.List(p.run(name, &ended))
+	if err != nil {
+		return nil, told(name, ended)
 	}
-	return err
+	return slices.Sorted(maps.Keys(found)), nil
 }
 
-func (programs) List(name string) ([]string, error) {
-	found, err := client.List(client.NewShellProgramFunc("docker-credential-" + name))
-	if err != nil {
-		return nil, quiet(name, err)
+// told is how a helper ended. What it said is not told: it says why it fails on
+// standard output, where a login would be (docker-credential-helpers, client.Get).
+func told(name string, ended error) error {
+	if exit, ok := errors.AsType[*exec.ExitError](ended); ok && exit.ExitCode() >= 0 {
+		return fmt.Errorf("docker-credential-%s ended with exit code %d; run by hand it says why", name, exit.ExitCode())
 	}
-	var servers []string
-	for server := range found {
-		servers = append(servers, server)
+	switch {
+	case errors.Is(ended, exec.ErrNotFound):
+		return fmt.Errorf("docker-credential-%s: %w", name, exec.ErrNotFound)
+	case ended == nil:
+		return fmt.Errorf("docker-credential-%s answered with something that is no login", name)
 	}
-	return servers, nil
+	return fmt.Errorf("docker-credential-%s: %w", name, errSilent)
 }
 
 // missing is the exit code of the command that reads a file, for one that is not

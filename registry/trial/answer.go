@@ -1,6 +1,8 @@
 package trial
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/regkeeper/regkeeper/credential"
@@ -195,7 +197,7 @@ func (a Answer) Fault() *Fault { return a.Last().Fault }
 // Pulls says whether the registry gives the image to the login.
 func (a Answer) Pulls() bool {
 	last := a.Last()
-	return (last.Stage == Manifest || last.Stage == Reason) && last.Status == 200
+	return (last.Stage == Manifest || last.Stage == Reason) && last.Status == 200 && last.manifest()
 }
 
 // Refused says whether the registry or its token server refused the login.
@@ -221,3 +223,13 @@ func (s Step) Has(codes ...string) bool {
 	}
 	return false
 }
+
+// manifest says whether the answer is that of a registry that has the manifest: any
+// web server may say 200 (OCI distribution specification, section Pulling manifests).
+func (s Step) manifest() bool {
+	kind, _, _ := strings.Cut(s.Header["Content-Type"], ";")
+	return s.Header["Docker-Content-Digest"] != "" || slices.Contains(manifestTypes, strings.TrimSpace(kind)) || strings.HasPrefix(kind, schema1)
+}
+
+// schema1 begins the media types of manifests as Docker had them first.
+const schema1 = "application/vnd.docker.distribution.manifest.v1+"

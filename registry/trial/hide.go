@@ -17,6 +17,9 @@ import (
 
 const hidden = "[redacted]"
 
+// shortSecret is how many bytes a secret has at least that is cut out of a text.
+const shortSecret = 6
+
 // hide keeps secrets out of what others sent back.
 type hide struct{ secrets []string }
 
@@ -45,6 +48,12 @@ func (h *hide) add(secret string) {
 
 // text is a text without them.
 func (h *hide) text(text string) string {
+	for _, secret := range h.secrets {
+		// Cut out of words, a short one is told by what is missing.
+		if len(secret) < shortSecret && strings.Contains(text, secret) {
+			return hidden
+		}
+	}
 	for _, secret := range h.secrets {
 		text = strings.ReplaceAll(text, secret, hidden)
 	}

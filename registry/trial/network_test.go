@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/regkeeper/regkeeper/consumer"
 	"github.com/regkeeper/regkeeper/registry/trial"
 )
 
@@ -335,14 +336,16 @@ func TestPlainTokenServer(t *testing.T) {
 	shown := make(chan string, 1)
 	tokens := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
 		shown <- r.Header.Get("Authorization")
-		_, _ = io.WriteString(w, `{"access_token":"t"}`)
+		_, _ = io.WriteString(w, `{"access_token":"the-token"}`)
 	})
 	a := newAuthority(t)
 	secure := server(t, a.issue(registryName, -day, day, x509.ExtKeyUsageServerAuth), func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") == "" {
 			w.Header().Set("Www-Authenticate", `Bearer realm="`+tokens.URL+`/token"`)
 			w.WriteHeader(http.StatusUnauthorized)
+			return
 		}
+		w.Header().Set("Docker-Content-Digest", "sha256:0")
 	})
 	_, port, err := net.SplitHostPort(hostOf(t, secure))
 	if err != nil {
@@ -440,5 +443,43 @@ func TestProxies(t *testing.T) {
 				t.Error("the proxy's password is in the answer")
 			}
 		})
+	}
+}
+
+// Any web server may say that all is well.
+func TestPageIsNoManifest(t *testing.T) {
+	t.Parallel()
+	page := server(t, nil, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = io.WriteString(w, "<html>welcome</html>")
+	})
+	trier := trial.New(trial.Config{Proxy: noProxy})
+	if answer := try(t, trier, trial.Question{Image: hostOf(t, page) + "/app"}); answer.Pulls() {
+		t.Errorf("a page counts for an image: %+v", answer.Last())
+	}
+}
+
+// A login is shown once, however many clients it is of: a wrong one that is shown
+// again and again locks its account.
+func TestAskedOnce(t *testing.T) {
+	t.Parallel()
+	shown := make(chan string, 10)
+	registry := server(t, nil, func(w http.ResponseWriter, r *http.Request) {
+		if header := r.Header.Get("Authorization"); header != "" && r.Method == http.MethodHead {
+			shown <- header
+		}
+		w.Header().Set("Www-Authenticate", `Basic realm="r"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	trier := trial.New(trial.Config{Proxy: noProxy})
+	found := consumer.Found{Login: bot(), Where: "config.json"}
+	decision := consumer.Decision{Image: hostOf(t, registry) + "/app:1", Outcomes: []consumer.Outcome{{Tries: []consumer.Found{found}}}}
+	for range 3 {
+		if _, err := trier.TryAll(t.Context(), decision, trial.Options{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(shown) != 1 {
+		t.Errorf("the login was shown %d times", len(shown))
 	}
 }

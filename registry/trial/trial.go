@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"github.com/distribution/reference"
@@ -43,7 +44,13 @@ type Config struct {
 }
 
 // Trier tries logins.
-type Trier struct{ config Config }
+type Trier struct {
+	config Config
+
+	mu sync.Mutex
+	// asked is what [Trier.TryAll] asked before.
+	asked []asked
+}
 
 // New makes a Trier. It sends nothing.
 func New(config Config) *Trier {
@@ -56,7 +63,7 @@ func New(config Config) *Trier {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Trier{config}
+	return &Trier{config: config}
 }
 
 // Question is what is tried.
@@ -157,7 +164,7 @@ func (t *Trier) TryAll(ctx context.Context, d consumer.Decision, o Options) ([]T
 				return all[i].Answer, nil
 			}
 		}
-		answer, err := t.Try(ctx, Question{Image: d.Image, Login: login, Insecure: o.Insecure, Plain: o.Plain})
+		answer, err := t.once(ctx, Question{Image: d.Image, Login: login, Insecure: o.Insecure, Plain: o.Plain})
 		if err != nil {
 			return Answer{}, err
 		}
@@ -190,6 +197,33 @@ func (t *Trier) TryAll(ctx context.Context, d consumer.Decision, o Options) ([]T
 		return all, err
 	}
 	return all, nil
+}
+
+// once is Try, of a question that was asked before the answer to that: a wrong
+// password that is shown again and again locks its account.
+func (t *Trier) once(ctx context.Context, q Question) (Answer, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, before := range t.asked {
+		if same := before.question; same.Image != q.Image || same.Insecure != q.Insecure || same.Plain != q.Plain {
+			continue
+		}
+		// What is not reached is not reached with another login.
+		if before.question.Login.Equal(q.Login) || before.answer.Fault() != nil && unreached(before.answer) {
+			return before.answer, nil
+		}
+	}
+	answer, err := t.Try(ctx, q)
+	if err == nil {
+		t.asked = append(t.asked, asked{q, answer})
+	}
+	return answer, err
+}
+
+// asked is a question and its answer.
+type asked struct {
+	question Question
+	answer   Answer
 }
 
 // unreached says that no other login is of use.
