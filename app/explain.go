@@ -163,7 +163,7 @@ func trust(host credential.Host) (config trial.Config, insecure bool) {
 			roots = x509.NewCertPool()
 		}
 		for _, path := range found {
-			if text, err := os.ReadFile(path); err == nil { //nolint:gosec // Docker's own folder
+			if text, err := os.ReadFile(path); err == nil {
 				roots.AppendCertsFromPEM(text)
 			}
 		}
@@ -256,7 +256,7 @@ func podSpots(ctx context.Context, cluster *kube.Cluster, q Question) ([]spot, e
 		spots = append(spots, s)
 	}
 	others := slices.DeleteFunc(slices.Clone(q.As), func(name string) bool { return name == clientKubelet })
-	if len(others) == 0 && !(q.All && q.Image != "") {
+	if len(others) == 0 && (!q.All || q.Image == "") {
 		return spots, nil
 	}
 	s, err := containerSpot(ctx, cluster, pod, q)
@@ -369,12 +369,12 @@ func placeSpot(ctx context.Context, t config.Target, n named, data *Data, at cre
 		s.place = where
 		return s, err
 	}
-	return heldSpot(ctx, t, n, at, q, where)
+	return heldSpot(ctx, t, n, at, where)
 }
 
 // heldSpot is a place of which only the logins are known: what a client finds
 // there is made of them.
-func heldSpot(ctx context.Context, t config.Target, n named, at credential.Place, q Question, where string) (spot, error) {
+func heldSpot(ctx context.Context, t config.Target, n named, at credential.Place, where string) (spot, error) {
 	if _, ok := n.Target.(credential.Recognizer); ok {
 		return spot{}, problem.New(problem.Usage, "explain a place that can be read", "what target %s holds cannot be read back", t.Name)
 	}

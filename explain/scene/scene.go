@@ -149,7 +149,7 @@ func (p program) Output() ([]byte, error) {
 func (p programs) run(name string, ended *error) client.ProgramFunc {
 	return func(args ...string) client.Program {
 		ctx, end := context.WithTimeout(p.ctx, patience)
-		cmd := exec.CommandContext(ctx, "docker-credential-"+name, args...) //nolint:gosec // a client would run it
+		cmd := exec.CommandContext(ctx, "docker-credential-"+name, args...)
 		// Who holds its output open does not hold us up.
 		cmd.WaitDelay = time.Second
 		return program{cmd, end, ended}
