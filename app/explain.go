@@ -24,6 +24,8 @@ import (
 	"github.com/regkeeper/regkeeper/internal/transport"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/registry/trial"
+	"github.com/regkeeper/regkeeper/runner/gitlab"
+	"github.com/regkeeper/regkeeper/runnerconfig"
 )
 
 // The clients that are meant when none is named.
@@ -233,9 +235,42 @@ func spots(ctx context.Context, c config.Config, data *Data, q Question) ([]spot
 func hereSpot(ctx context.Context, q Question, where, client, file string) spot {
 	around := scene.Here(ctx, q.Offline)
 	around.DockerConfig = file
-	return spot{place: where, client: client, around: around, facts: func(_ string, d consumer.Decision) explain.Facts {
+	path := around.Env["CONFIG_FILE"]
+	if path == "" {
+		path, _ = gitlab.DefaultPath()
+	}
+	notes := ofRunners(&around, path)
+	return spot{place: where, client: client, around: around, notes: notes, facts: func(_ string, d consumer.Decision) explain.Facts {
 		return explain.Facts{DockerHost: around.Env["DOCKER_HOST"], Places: place.Of(d)}
 	}}
+}
+
+// gitlabFile is where GitLab Runner has its configuration in containers.
+const gitlabFile = "/etc/gitlab-runner/config.toml"
+
+// ofRunners adds what a config.toml of GitLab Runner hands to jobs, if there is one.
+// Of several runners it is that of the first which has it.
+func ofRunners(around *consumer.Surroundings, path string) (notes []string) {
+	text, err := around.ReadFile(path)
+	if err != nil {
+		return nil
+	}
+	doc, err := runnerconfig.Parse(text)
+	if err != nil {
+		return []string{path + " is left out: " + err.Error()}
+	}
+	found := ""
+	for _, r := range doc.Runners() {
+		value, ok := r.Variable(consumer.Variable)
+		switch {
+		case !ok || around.Job.Environment[consumer.Variable] == value:
+		case found == "":
+			found, around.Job.Environment = r.Name, map[string]string{consumer.Variable: value}
+		default:
+			notes = append(notes, "runner "+r.Name+" of "+path+" has another "+consumer.Variable+" than "+found+", which is the one looked at")
+		}
+	}
+	return notes
 }
 
 // podSpots are a pod as its kubelet sees it, and as clients in its container do.
@@ -278,6 +313,7 @@ func containerSpot(ctx context.Context, cluster *kube.Cluster, pod scene.Pod, q 
 		return spot{}, err
 	}
 	s.around.DockerConfig = q.DockerConfig
+	s.notes = append(s.notes, ofRunners(&s.around, gitlabFile)...)
 	facts := explain.Facts{DockerHost: s.around.Env["DOCKER_HOST"], PullSecrets: pod.PullSecrets}
 	s.facts = func(string, consumer.Decision) explain.Facts { return facts }
 	return s, nil
