@@ -1,6 +1,6 @@
 // Package transport owns how regkeeper speaks HTTP to others: with time
-// limits, a few retries of what may be repeated, a name of its own, and
-// without a secret in any error.
+// limits, a few retries of what may be repeated, a name of its own, with a login
+// for no host but the one that was asked, and without a secret in any error.
 package transport
 
 import (

@@ -417,7 +417,7 @@ func (r *Registry) client(ctx context.Context, login credential.Login) (*sdk.Cli
 	}
 	return sdk.NewClient(r.config.URL,
 		sdk.SetContext(ctx),
-		sdk.SetHTTPClient(&http.Client{Transport: r.config.Transport}),
+		sdk.SetHTTPClient(transport.Client(r.config.Transport)),
 		auth,
 		// Forgejo's version says nothing of Gitea's API, and asking costs a
 		// request.

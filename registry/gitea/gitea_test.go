@@ -368,6 +368,31 @@ func TestReplacedLogin(t *testing.T) {
 	}
 }
 
+// TestRedirect sees that no request goes to where the server redirects.
+func TestRedirect(t *testing.T) {
+	came := 0
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		came++
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer other.Close()
+	_, r, _ := start(t, fakegitea.Config{Before: func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasPrefix(r.URL.Path, "/api/") {
+			return false
+		}
+		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		return true
+	}})
+	for _, err := range []error{failure(r.Tags(t.Context(), repo)), r.DeleteTag(t.Context(), repo, "v1")} {
+		if problem.KindOf(err) != problem.Unreachable || errors.Is(err, image.ErrMissing) || !strings.Contains(fmt.Sprint(err), "redirects to "+other.URL) {
+			t.Errorf("redirected: %v", err)
+		}
+	}
+	if came > 0 {
+		t.Errorf("%d requests came to the other host", came)
+	}
+}
+
 // TestOddAnswers sees that nothing but Gitea's own word makes a list, or
 // something missing.
 func TestOddAnswers(t *testing.T) {

@@ -77,6 +77,7 @@ func (s *Source) Issued(ctx context.Context, mark credential.Mark) iter.Seq2[cre
 			yield(credential.Issued{}, err)
 			return
 		}
+		seen := map[int64]bool{}
 		for page := 1; ; page++ {
 			options := sdk.ListAccessTokensOptions{ListOptions: sdk.ListOptions{Page: page, PageSize: pageSize}}
 			tokens, response, err := client.ListAccessTokens(options)
@@ -87,13 +88,23 @@ func (s *Source) Issued(ctx context.Context, mark credential.Mark) iter.Seq2[cre
 			if len(tokens) == 0 {
 				return
 			}
+			fresh := false
 			for _, token := range tokens {
+				if seen[token.ID] {
+					continue
+				}
+				seen[token.ID], fresh = true, true
 				if !mark.Owns(token.Name) {
 					continue
 				}
 				if !yield(credential.Issued{ID: token.Name, Name: token.Name, Created: token.Created}, nil) {
 					return
 				}
+			}
+			if !fresh {
+				yield(credential.Issued{}, problem.New(problem.Unreachable, "check the url, and proxies before the server: one of them ignores which page it is asked for",
+					"list tokens for %s at %s: the list goes in circles", s.config.User, s.config.URL))
+				return
 			}
 		}
 	}
@@ -121,7 +132,7 @@ func (s *Source) client(ctx context.Context) (*sdk.Client, credential.Login, err
 	}
 	client, err := sdk.NewClient(s.config.URL,
 		sdk.SetContext(ctx),
-		sdk.SetHTTPClient(&http.Client{Transport: s.config.Transport}),
+		sdk.SetHTTPClient(transport.Client(s.config.Transport)),
 		sdk.SetBasicAuth(s.config.User, password.Reveal()),
 		// Forgejo's version says nothing of Gitea's API, and asking costs a
 		// request; what is used here is older than package registries are.

@@ -284,6 +284,54 @@ func TestOddAnswers(t *testing.T) {
 	}
 }
 
+// TestRedirect sees that no request goes to where the server redirects.
+func TestRedirect(t *testing.T) {
+	came := 0
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		came++
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer other.Close()
+	fake, source, _ := start(t)
+	fake.answer = func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusPermanentRedirect)
+	}
+	_, issued := source(password).Issue(t.Context(), credential.Request{Name: "regkeeper-1-2-3", Scopes: credential.ScopesOf(credential.Pull)})
+	revoked := source(password).Revoke(t.Context(), "regkeeper-1-2-3")
+	for _, err := range []error{issued, revoked} {
+		if problem.KindOf(err) != problem.Unreachable || !strings.Contains(fmt.Sprint(err), "redirects to "+other.URL) {
+			t.Errorf("redirected: %v", err)
+		}
+	}
+	if came > 0 {
+		t.Errorf("%d requests came to the other host", came)
+	}
+}
+
+// TestPageIsIgnored sees that a list without an end is an error, and tells of no
+// token twice.
+func TestPageIsIgnored(t *testing.T) {
+	fake, source, _ := start(t)
+	asked := 0
+	fake.answer = func(w http.ResponseWriter, _ *http.Request) {
+		tokens := []giteaToken{{ID: 1, Name: "regkeeper-a-b-c"}, {ID: 2, Name: "laptop"}}
+		if asked++; asked > 20 {
+			tokens = []giteaToken{}
+		}
+		answer(w, http.StatusOK, tokens)
+	}
+	told := 0
+	var failed error
+	for _, err := range source(password).Issued(t.Context(), "regkeeper") {
+		if failed = err; err == nil {
+			told++
+		}
+	}
+	if problem.KindOf(failed) != problem.Unreachable || told != 1 || asked != 2 {
+		t.Errorf("%d tokens of %d pages, and %v", told, asked, failed)
+	}
+}
+
 // TestPasswordIsReadAnew sees that a password changed at its origin is used.
 func TestPasswordIsReadAnew(t *testing.T) {
 	_, source, url := start(t)

@@ -42,7 +42,7 @@ func (c Config) open(ctx context.Context, kind kind, place credential.Place) (sp
 	}
 	options := []sdk.ClientOption{
 		sdk.SetContext(ctx),
-		sdk.SetHTTPClient(&http.Client{Transport: c.Transport}),
+		sdk.SetHTTPClient(transport.Client(c.Transport)),
 		// Forgejo's version says nothing of Gitea's API, and asking costs a request.
 		sdk.SetGiteaVersion(""),
 	}
@@ -71,6 +71,7 @@ const pageSize = 50
 // there. A page with less than was asked for need not be the last one.
 func (c *client) list(at spot, names []string) (found map[string]string, err error) {
 	found = map[string]string{}
+	seen := map[string]bool{}
 	for page := 1; len(found) < len(names); page++ {
 		options := sdk.ListOptions{Page: page, PageSize: pageSize}
 		var list []*sdk.Secret
@@ -86,10 +87,16 @@ func (c *client) list(at spot, names []string) (found map[string]string, err err
 		if len(list) == 0 {
 			break
 		}
+		before := len(seen)
 		for _, secret := range list {
+			seen[secret.Name] = true
 			if slices.Contains(names, secret.Name) {
 				found[secret.Name] = secret.Created.UTC().Format(time.RFC3339) + " " + secret.Description
 			}
+		}
+		if len(seen) == before {
+			return nil, problem.New(problem.Unreachable, "check the url, and proxies before the server: one of them ignores which page it is asked for",
+				"list secrets of %s at %s: the list goes in circles", at.where, c.config.URL)
 		}
 	}
 	return found, nil
@@ -110,7 +117,8 @@ func (c *client) setSecret(at spot, name, text, description string) error {
 	return c.explain(response, err, at, "write the secret "+name)
 }
 
-// variable reads a variable; ok is false if there is none.
+// variable reads a variable; ok is false if there is none. A repository or
+// organisation that cannot be seen is an error: what it has may be anything.
 func (c *client) variable(at spot, name string) (text string, ok bool, err error) {
 	var response *sdk.Response
 	switch {
@@ -131,9 +139,26 @@ func (c *client) variable(at spot, name string) (text string, ok bool, err error
 		}
 	}
 	if response != nil && response.Response != nil && response.StatusCode == http.StatusNotFound {
-		return "", false, nil
+		// The server says so of what it hides, too. The list tells the two apart.
+		if response, err = c.look(at); err == nil {
+			return "", false, nil
+		}
 	}
 	return "", false, c.explain(response, err, at, "read the variable "+name)
+}
+
+// look asks for as little of the list of variables as there is to ask for.
+func (c *client) look(at spot) (response *sdk.Response, err error) {
+	one := sdk.ListOptions{Page: 1, PageSize: 1}
+	switch {
+	case at.repository != "":
+		_, response, err = c.ListRepoActionVariable(at.owner, at.repository, sdk.ListRepoActionVariableOption{ListOptions: one})
+	case at.organization != "":
+		_, response, err = c.ListOrgActionVariable(at.organization, sdk.ListOrgActionVariableOption{ListOptions: one})
+	default:
+		_, response, err = c.ListUserActionVariable(one)
+	}
+	return response, err
 }
 
 // setVariable writes a variable, which is there already or is not.

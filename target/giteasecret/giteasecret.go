@@ -125,8 +125,8 @@ func (s sight) sound(names []string) bool {
 	return true
 }
 
-// look sees to a place, by two requests and one more for each full page of
-// secrets.
+// look sees to a place, by two requests, one more for each full page of secrets,
+// and one more if there is no note.
 func (t *Target) look(c *client, at spot) (s sight, err error) {
 	if s.blind = at.where == own; !s.blind {
 		if s.listed, err = c.list(at, t.config.names()); err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -520,6 +521,96 @@ func TestServerSays(t *testing.T) {
 	}
 	w.config.URL = "http://127.0.0.1:1"
 	failsAs(t, w.target().Deliver(t.Context(), at, logins{"h": login("u", "p")}), problem.Unreachable, "127.0.0.1:1", "server is up")
+}
+
+// TestHidden sees that where the server says 404 of all, as of a repository that the
+// account may not see, nothing is said of what is held.
+func TestHidden(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name  string
+		where func(*giteasecret.Config)
+		path  string
+	}{
+		{"repository", func(c *giteasecret.Config) { c.Repositories = []string{"acme/none"} }, "repos/acme/none"},
+		{"organisation", func(c *giteasecret.Config) { c.Repositories, c.Organizations = nil, []string{"none"} }, "orgs/none"},
+		{"account", func(c *giteasecret.Config) { c.Repositories, c.Own = nil, true }, "user"},
+	} {
+		w := newWorld(t, func(f *fakegitea.Config, config *giteasecret.Config) {
+			c.where(config)
+			if c.path == "user" {
+				f.Before = func(answer http.ResponseWriter, r *http.Request) bool { http.NotFound(answer, r); return true }
+			}
+		})
+		held, err := giteasecret.NewVariables(w.config).Held(t.Context(), credential.Place(c.path+"/variables/"+name), []credential.Host{"h"})
+		if err == nil {
+			t.Errorf("%s: the variable is said to hold %d logins", c.name, len(held))
+		}
+		failsAs(t, err, problem.NotFound, "read the variable "+name+" of "+c.path, "may see it")
+		_, _, err = w.target().Recognize(t.Context(), credential.Place(c.path+"/secrets/"+name), candidates{"h": nil})
+		failsAs(t, err, problem.NotFound, " of "+c.path, "may see it")
+	}
+	// What is only not there yet holds nothing.
+	w := newWorld(t)
+	held, err := giteasecret.NewVariables(w.config).Held(t.Context(), "repos/acme/app/variables/"+name, []credential.Host{"h"})
+	if err != nil || len(held) > 0 {
+		t.Errorf("without a variable: %d, %v", len(held), err)
+	}
+}
+
+// TestRedirect sees that no login is delivered to where the server redirects.
+func TestRedirect(t *testing.T) {
+	t.Parallel()
+	var came atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		came.Add(1)
+		w.WriteHeader(http.StatusNoContent)
+	}))
+	defer other.Close()
+	for _, of := range []string{"/actions/secrets/", "/actions/variables/"} {
+		w := newWorld(t, func(f *fakegitea.Config, _ *giteasecret.Config) {
+			f.Before = func(answer http.ResponseWriter, r *http.Request) bool {
+				if r.Method == http.MethodGet || !strings.Contains(r.URL.Path, of) {
+					return false
+				}
+				http.Redirect(answer, r, other.URL+r.URL.Path, http.StatusTemporaryRedirect)
+				return true
+			}
+		})
+		err := w.target().Deliver(t.Context(), at, logins{"h": login("u", "hunter2-of-h")})
+		failsAs(t, err, problem.Unreachable, "redirects to "+other.URL, "url")
+		err = giteasecret.NewVariables(w.config).Deliver(t.Context(), "repos/acme/app/variables/"+name, logins{"h": login("u", "p")})
+		if redirected := strings.Contains(of, "variables"); redirected != (err != nil) {
+			t.Errorf("variables, redirected %v: %v", redirected, err)
+		}
+	}
+	if n := came.Load(); n > 0 {
+		t.Errorf("%d requests came to the other host", n)
+	}
+}
+
+// TestPageIsIgnored sees that a list without an end is an error.
+func TestPageIsIgnored(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	w := newWorld(t, func(f *fakegitea.Config, _ *giteasecret.Config) {
+		f.Before = func(answer http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, "/actions/secrets") {
+				return false
+			}
+			page := `[{"name":"ONE"},{"name":"TWO"}]`
+			if asked.Add(1) > 20 {
+				page = "[]"
+			}
+			_, _ = fmt.Fprint(answer, page)
+			return true
+		}
+	})
+	_, _, err := w.target().Recognize(t.Context(), at, candidates{"h": nil})
+	failsAs(t, err, problem.Unreachable, "goes in circles", "page")
+	if n := asked.Load(); n != 2 {
+		t.Errorf("it was asked for %d pages", n)
+	}
 }
 
 func TestCheck(t *testing.T) {
