@@ -24,10 +24,11 @@ func newImageCheck(e *env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check IMAGE...",
 		Short: "Show whether a CI job can run in an image",
-		Long: `Check looks for what a CI runner needs in a job's image: a shell (bash, or else sh) and
-grep, and programs that are named with --needs, in the folders of the image's PATH. Of a
-Windows image it is PowerShell. It tells in which layer each is, and through which links;
-layers count from the base, which is 1.
+		Long: `Check looks for what a CI runner needs in a job's image: sh and grep, and programs that
+are named with --needs, in the folders of the image's PATH; and a shell (bash, or else sh)
+where GitLab Runner looks for one: in /usr/local/bin, /usr/bin or /bin, or at /busybox/sh.
+Of a Windows image it is PowerShell. It tells in which layer each is, and through which
+links; layers count from the base, which is 1.
 
 It takes no container runtime, and downloads as little as it can: the newest layer first,
 each to where the rest cannot change the answer. What was learned of layers is kept, so
@@ -152,7 +153,10 @@ func needText(n jobimage.Need) string {
 		}
 		return text
 	}
-	text := printable(n.Program) + " at " + printable(n.Path)
+	text := printable(n.Path)
+	if n.Program != n.Path {
+		text = printable(n.Program) + " at " + text
+	}
 	if n.File != n.Path {
 		text += " is " + printable(n.File)
 	}

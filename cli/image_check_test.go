@@ -100,7 +100,8 @@ func TestImageCheck(t *testing.T) {
 	got := regexp.MustCompile(`\b[0-9a-f]{12}\b|[0-9.]+ kB`).ReplaceAllString(strings.ReplaceAll(out, host, "HOST"), "-")
 	want := `HOST/team/ci:both -: fits
   linux/amd64: fits
-    shell: sh at /usr/bin/sh is /usr/bin/busybox of layer 1 (-), by /usr/bin/sh -> busybox of layer 1
+    sh: sh at /usr/bin/sh is /usr/bin/busybox of layer 1 (-), by /usr/bin/sh -> busybox of layer 1
+    shell: /usr/bin/sh is /usr/bin/busybox of layer 1 (-), by /usr/bin/sh -> busybox of layer 1
     grep: grep at /usr/bin/grep is /usr/bin/busybox of layer 1 (-), by /usr/bin/grep -> /bin/busybox of layer 1, /bin -> usr/bin of layer 1
     git: git at /usr/local/bin/git of layer 2 (-)
     downloaded - of -, of 2 of 2 layers, in 4 requests
@@ -128,6 +129,15 @@ func TestImageCheck(t *testing.T) {
 		}
 	}
 
+	// Bash is not enough: the runner begins with sh.
+	if err := remote.Write(reference("bash"), jobImage(t, "amd64", []string{"bin/bash", "bin/grep"})); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code = run(t, "image", "check", data, host+"/team/ci:bash", "--platform", "linux/amd64")
+	if code != 12 || !strings.Contains(errs, "there is no sh for linux/amd64\n") || !strings.Contains(out, "shell: /bin/bash of layer 1") || !strings.Contains(out, "note: there is /bin/bash and no sh in PATH") {
+		t.Errorf("exit code %d: %s\n%s", code, errs, out)
+	}
+
 	// One that fits does not hide one that does not, and the other way round.
 	if err := remote.Write(reference("bare"), jobImage(t, "amd64", []string{"app"})); err != nil {
 		t.Fatal(err)
@@ -140,7 +150,7 @@ func TestImageCheck(t *testing.T) {
 		t.Errorf("exit code %d: %q", code, out)
 	}
 	out, errs, code = run(t, "image", "check", data, host+"/team/ci:bare", host+"/team/ci:nope", host+"/team/ci:both", "--platform", "linux/amd64")
-	if code == 0 || !strings.Contains(out, "ci:bare") || !strings.Contains(out, "ci:both") || !strings.Contains(errs, "no shell for linux/amd64, no grep for linux/amd64") || !strings.Contains(errs, "ci:nope") {
+	if code == 0 || !strings.Contains(out, "ci:bare") || !strings.Contains(out, "ci:both") || !strings.Contains(errs, "no sh for linux/amd64, no shell for linux/amd64, no grep for linux/amd64") || !strings.Contains(errs, "ci:nope") {
 		t.Errorf("exit code %d: %s\n%s", code, errs, out)
 	}
 }

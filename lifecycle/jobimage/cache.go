@@ -43,10 +43,11 @@ func (c *Cache) Trim() {
 }
 
 // form is that of the trees that are kept: another form is another key.
-const form = "jobimage 1 "
+const form = "jobimage 2 "
 
-// mostCached bounds a tree that is read from the cache, in bytes.
-const mostCached = 1 << 30
+// mostCached bounds a tree that is read from the cache, in bytes: more than it has
+// there it takes in memory.
+const mostCached = DefaultMaxMemory
 
 func (c *Cache) get(key string) ([]byte, bool) {
 	if c == nil {

@@ -27,6 +27,8 @@ type run struct {
 	rest       int64
 	// trees are those of layers that were read to their ends, by their keys.
 	trees map[string]*node
+	// memory is what is left of it for trees.
+	memory *memory
 	// spent is what was asked for and came, by the manifest that it was for.
 	spent map[digest.Digest]spending
 }
@@ -348,12 +350,16 @@ func (c *config) folders() (folders, notes []string) {
 	return folders, notes
 }
 
+// shells are the places at which GitLab Runner looks for a shell, in this order (its
+// shells/bash.go). It does not look in PATH.
+var shells = []string{"/usr/local/bin/bash", "/usr/bin/bash", "/bin/bash", "/usr/local/bin/sh", "/usr/bin/sh", "/bin/sh", "/busybox/sh"}
+
 // needs are what a job needs, not looked at yet.
 func (r *run) needs(windows bool) []Need {
-	// GitLab Runner begins a script in a container with `sh -c`, goes on in bash
-	// where there is one, and asks `set -o | grep pipefail` first (its
-	// shells/bash.go). For Windows it writes scripts for PowerShell alone.
-	needs := []Need{{Name: "shell", AnyOf: []string{"bash", "sh"}}, {Name: "grep", AnyOf: []string{"grep"}}}
+	// GitLab Runner begins a script in a container with `sh -c`, goes on in one of
+	// shells, and asks `set -o | grep pipefail` first (its shells/bash.go). For
+	// Windows it writes scripts for PowerShell alone.
+	needs := []Need{{Name: "sh", AnyOf: []string{"sh"}}, {Name: "shell", AnyOf: slices.Clone(shells)}, {Name: "grep", AnyOf: []string{"grep"}}}
 	if windows {
 		needs = []Need{{Name: "shell", AnyOf: []string{"pwsh", "powershell"}}}
 	}
@@ -378,6 +384,10 @@ func (r *run) platform(ctx context.Context, c *candidate) (Result, error) {
 		if err != nil {
 			return Result{}, err
 		}
+	}
+	r.memory.left = r.MaxMemory
+	for _, tree := range r.trees {
+		r.memory.left -= tree.cost()
 	}
 	windows := c.config.OS == "windows"
 	folders, notes := c.config.folders()
@@ -409,23 +419,25 @@ func (r *run) platform(ctx context.Context, c *candidate) (Result, error) {
 	result.Verdict = worst(result.Needs, func(n Need) Verdict {
 		return map[State]Verdict{Present: Fits, Missing: Unfit, Untold: Unknown}[n.State]
 	})
-	result.Notes = append(result.Notes, v.notes(result.Needs[0], folders)...)
+	result.Notes = append(result.Notes, v.notes(result.Needs, folders)...)
 	result.Fetched, result.Requests = r.spent[c.digest].fetched, r.spent[c.digest].requests
 	return result, nil
 }
 
 // notes say more of the shell.
-func (v *view) notes(shell Need, folders []string) []string {
+func (v *view) notes(needs []Need, folders []string) []string {
 	v.waiting = map[string]bool{}
-	if v.windows && shell.State != Present {
-		if at, where, _ := v.search("cmd", folders); at == found {
+	if v.windows {
+		if at, where, _ := v.search("cmd", folders); at == found && needs[0].State != Present {
 			return []string{where.Path + " is there: GitLab Runner has no use for it, it writes scripts for PowerShell alone"}
 		}
+		return nil
 	}
-	if shell.Program == "bash" {
-		if at, _, _ := v.search("sh", folders); at == absent {
-			return []string{"there is bash and no sh: GitLab Runner begins with `sh -c`, and fails before it comes to bash"}
-		}
+	switch sh, shell := needs[0], needs[1]; {
+	case sh.State == Missing && shell.State == Present:
+		return []string{fmt.Sprintf("there is %s and no sh in PATH: GitLab Runner begins with `sh -c`, and fails before it comes to that", shell.Program)}
+	case sh.State == Present && shell.State == Missing:
+		return []string{fmt.Sprintf("there is %s, and no shell where GitLab Runner looks for one: %s", sh.Path, strings.Join(shells, ", "))}
 	}
 	return nil
 }
@@ -444,6 +456,11 @@ func (r *run) load(ctx context.Context, v *view, next int, told *Layer, result R
 		l.tree = r.Cache.tree(key)
 	}
 	if l.tree != nil {
+		if r.trees[key] == nil {
+			if err := r.memory.take(l.tree.cost()); err != nil {
+				return nil, r.tooMuch(err)
+			}
+		}
 		r.trees[key], told.Reading = l.tree, Remembered
 		return nil, nil
 	}

@@ -2,6 +2,7 @@ package jobimage_test
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -30,7 +31,10 @@ func FuzzLayer(f *testing.F) {
 			t.Fatal(err)
 		}
 		d := digest.FromBytes(raw)
-		registry.manifest = bytes.ReplaceAll(registry.manifest, []byte(m.Layers[0].Digest), []byte(d))
+		registry.manifest = bytes.ReplaceAll(registry.manifest, fmt.Appendf(nil, `%q,"size":%d`, m.Layers[0].Digest, m.Layers[0].Size), fmt.Appendf(nil, `%q,"size":%d`, d, len(raw)))
+		if !bytes.Contains(registry.manifest, []byte(d)) {
+			t.Fatalf("the layer is not in %s", registry.manifest)
+		}
 		registry.blobs[d] = raw
 		if windows {
 			config := bytes.Replace(registry.blobs[m.Config.Digest], []byte("linux"), []byte("windows"), 1)

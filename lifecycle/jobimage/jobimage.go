@@ -1,5 +1,6 @@
 // Package jobimage says whether a CI job can run in an image: whether the image
-// has a shell, grep and whatever else a job needs, in the folders of its PATH.
+// has sh, grep and whatever else a job needs in the folders of its PATH, and a shell
+// where GitLab Runner looks for one.
 //
 // It reads as little of the image as decides that: the newest layer first, each as
 // a stream, to where nothing more can come of it. It refuses to unpack anything to
@@ -41,7 +42,9 @@ const (
 const (
 	// DefaultMaxUnpacked is in bytes.
 	DefaultMaxUnpacked = 64 << 30
-	DefaultMaxEntries  = 4 << 20
+	DefaultMaxEntries  = 1 << 20
+	// DefaultMaxMemory is in bytes.
+	DefaultMaxMemory = 256 << 20
 )
 
 // All is the platform that stands for every one that an image has.
@@ -52,8 +55,8 @@ type Config struct {
 	Reader image.Reader
 	// Cache keeps what was learned of layers; nil keeps nothing.
 	Cache *Cache
-	// Needs are programs that jobs need besides a shell and grep: names, which are
-	// looked for in PATH, or absolute paths.
+	// Needs are programs that jobs need besides sh, a shell and grep: names, which
+	// are looked for in PATH, or absolute paths.
 	Needs []string
 	// Platforms are those to check, as os/architecture[/variant], or [All]; none is
 	// Default if the image has it, and else all.
@@ -70,6 +73,9 @@ type Config struct {
 	MaxUnpacked int64
 	// MaxEntries bounds what a layer holds; 0 is [DefaultMaxEntries].
 	MaxEntries int
+	// MaxMemory bounds what is kept in memory of the layers of an image, in bytes,
+	// by estimate; 0 is [DefaultMaxMemory].
+	MaxMemory int64
 	// Report is called as layers come in; nil for none.
 	Report func(Progress)
 }
@@ -102,7 +108,8 @@ type Found struct {
 // Need is something that a job needs, and whether it is there.
 type Need struct {
 	Name string `json:"name"`
-	// AnyOf are the programs of which one is enough, the preferred one first.
+	// AnyOf are the programs of which one is enough, the preferred one first: names
+	// or absolute paths.
 	AnyOf []string `json:"anyOf"`
 	State State    `json:"state"`
 	// Program is the one that was found. Where more than one is in the image, or
@@ -179,6 +186,7 @@ const defaultRest = 256 << 10
 func New(config Config) *Checker {
 	config.MaxUnpacked = cmp.Or(config.MaxUnpacked, DefaultMaxUnpacked)
 	config.MaxEntries = cmp.Or(config.MaxEntries, DefaultMaxEntries)
+	config.MaxMemory = cmp.Or(config.MaxMemory, DefaultMaxMemory)
 	return &Checker{config: config, rest: defaultRest}
 }
 
@@ -187,10 +195,10 @@ func New(config Config) *Checker {
 // [image.ErrMissing] where the registry does not have the image, or a
 // [problem.Error]: of kind [problem.Usage] for what is no image, of
 // [problem.NotFound] for a platform that it does not have, of [problem.Damaged]
-// for what is no archive or has another digest, of [problem.Refused] for a layer
-// beyond the limits.
+// for what is no archive, or has another size or digest, of [problem.Refused] for a
+// layer beyond the limits.
 func (c *Checker) Check(ctx context.Context, ref image.Reference) (Report, error) {
-	r := &run{Config: c.config, rest: c.rest, repository: ref.Repository, trees: map[string]*node{}, spent: map[digest.Digest]spending{}}
+	r := &run{Config: c.config, rest: c.rest, repository: ref.Repository, trees: map[string]*node{}, memory: &memory{left: c.config.MaxMemory}, spent: map[digest.Digest]spending{}}
 	r.Image = ref
 	if err := r.check(ctx); err != nil {
 		return Report{}, fmt.Errorf("check image %s: %w", ref, err)

@@ -3,13 +3,16 @@ package jobimage_test
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/regkeeper/regkeeper/image"
@@ -50,49 +53,70 @@ func TestWhatIsFound(t *testing.T) {
 		{
 			name:   "one layer",
 			layers: [][]entry{{folder("bin"), program("bin/bash"), program("bin/sh"), program("bin/grep")}},
-			want:   []string{"fits", "shell: /bin/bash = /bin/bash, 1", "grep: /bin/grep = /bin/grep, 1"},
+			want:   []string{"fits", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/bash = /bin/bash, 1", "grep: /bin/grep = /bin/grep, 1"},
 		},
 		{
 			name:   "bash alone",
 			layers: [][]entry{{program("bin/bash"), program("bin/grep")}},
 			want: []string{
-				"fits", "shell: /bin/bash = /bin/bash, 1", "grep: /bin/grep = /bin/grep, 1",
-				"there is bash and no sh: GitLab Runner begins with `sh -c`, and fails before it comes to bash",
+				"unfit", "sh: missing", "shell: /bin/bash = /bin/bash, 1", "grep: /bin/grep = /bin/grep, 1",
+				"there is /bin/bash and no sh in PATH: GitLab Runner begins with `sh -c`, and fails before it comes to that",
 			},
 		},
 		{
+			name:   "sh in PATH, and no shell where the runner looks for one",
+			env:    []string{"PATH=/opt/tools:/bin"},
+			layers: [][]entry{{program("opt/tools/sh"), program("opt/tools/bash"), program("bin/grep")}},
+			want: []string{
+				"unfit", "sh: /opt/tools/sh = /opt/tools/sh, 1", "shell: missing", "grep: /bin/grep = /bin/grep, 1",
+				"there is /opt/tools/sh, and no shell where GitLab Runner looks for one: /usr/local/bin/bash, /usr/bin/bash, /bin/bash, /usr/local/bin/sh, /usr/bin/sh, /bin/sh, /busybox/sh",
+			},
+		},
+		{
+			name:   "busybox in its own folder",
+			env:    []string{"PATH=/usr/bin:/busybox"},
+			layers: [][]entry{{program("busybox/sh"), program("busybox/grep")}},
+			want:   []string{"fits", "sh: /busybox/sh = /busybox/sh, 1", "shell: /busybox/sh = /busybox/sh, 1", "grep: /busybox/grep = /busybox/grep, 1"},
+		},
+		{
+			name:   "bash where the runner looks for it, sh elsewhere",
+			env:    []string{"PATH=/opt/tools"},
+			layers: [][]entry{{program("opt/tools/sh"), program("usr/local/bin/bash"), program("opt/tools/grep")}},
+			want:   []string{"fits", "sh: /opt/tools/sh = /opt/tools/sh, 1", "shell: /usr/local/bin/bash = /usr/local/bin/bash, 1", "grep: /opt/tools/grep = /opt/tools/grep, 1"},
+		},
+		{
 			name: "no layer at all",
-			want: []string{"unfit", "shell: missing", "grep: missing"},
+			want: []string{"unfit", "sh: missing", "shell: missing", "grep: missing"},
 		},
 		{
 			name:   "distroless",
 			layers: [][]entry{{folder("etc"), plain("etc/passwd")}, {program("app")}},
-			want:   []string{"unfit", "shell: missing", "grep: missing"},
+			want:   []string{"unfit", "sh: missing", "shell: missing", "grep: missing"},
 		},
 		{
 			name:   "many layers, each with its part",
 			needs:  []string{"git"},
 			layers: [][]entry{{program("bin/sh")}, {program("usr/bin/git")}, {program("usr/local/bin/grep")}, {plain("etc/motd")}},
-			want:   []string{"fits", "shell: /bin/sh = /bin/sh, 1", "grep: /usr/local/bin/grep = /usr/local/bin/grep, 3", "git: /usr/bin/git = /usr/bin/git, 2"},
+			want:   []string{"fits", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/sh = /bin/sh, 1", "grep: /usr/local/bin/grep = /usr/local/bin/grep, 3", "git: /usr/bin/git = /usr/bin/git, 2"},
 		},
 		{
 			name:   "busybox by symlinks",
 			layers: [][]entry{{program("bin/busybox"), soft("bin/sh", "/bin/busybox"), soft("bin/grep", "busybox")}},
 			want: []string{
-				"fits", "shell: /bin/sh [/bin/sh -> /bin/busybox, 1] = /bin/busybox, 1", "grep: /bin/grep [/bin/grep -> busybox, 1] = /bin/busybox, 1",
+				"fits", "sh: /bin/sh [/bin/sh -> /bin/busybox, 1] = /bin/busybox, 1", "shell: /bin/sh [/bin/sh -> /bin/busybox, 1] = /bin/busybox, 1", "grep: /bin/grep [/bin/grep -> busybox, 1] = /bin/busybox, 1",
 			},
 		},
 		{
 			name:   "busybox by hard links, one to a link",
 			layers: [][]entry{{program("bin/busybox"), hard("bin/sh", "bin/busybox"), soft("bin/egrep", "busybox"), hard("bin/grep", "./bin/egrep")}},
-			want:   []string{"fits", "shell: /bin/sh = /bin/sh, 1", "grep: /bin/grep [/bin/grep -> busybox, 1] = /bin/busybox, 1"},
+			want:   []string{"fits", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/sh = /bin/sh, 1", "grep: /bin/grep [/bin/grep -> busybox, 1] = /bin/busybox, 1"},
 		},
 		{
 			name:   "merged usr, over layers",
 			layers: [][]entry{{soft("bin", "usr/bin"), program("usr/bin/dash")}, {soft("usr/bin/sh", "dash"), program("usr/bin/grep")}},
 			env:    []string{"PATH=/bin"},
 			want: []string{
-				"fits", "shell: /bin/sh [/bin -> usr/bin, 1] [/usr/bin/sh -> dash, 2] = /usr/bin/dash, 1",
+				"fits", "sh: /bin/sh [/bin -> usr/bin, 1] [/usr/bin/sh -> dash, 2] = /usr/bin/dash, 1", "shell: /usr/bin/sh [/usr/bin/sh -> dash, 2] = /usr/bin/dash, 1",
 				"grep: /bin/grep [/bin -> usr/bin, 1] = /usr/bin/grep, 2",
 			},
 		},
@@ -102,60 +126,111 @@ func TestWhatIsFound(t *testing.T) {
 			name:   "a directory over the link of merged usr",
 			layers: [][]entry{{soft("bin", "usr/bin"), program("usr/bin/sh"), program("usr/bin/grep")}, {program("bin/tool")}},
 			env:    []string{"PATH=/bin"},
-			want:   []string{"unfit", "shell: missing", "grep: missing"},
+			want: []string{
+				"unfit", "sh: missing", "shell: /usr/bin/sh = /usr/bin/sh, 1", "grep: missing",
+				"there is /usr/bin/sh and no sh in PATH: GitLab Runner begins with `sh -c`, and fails before it comes to that",
+			},
 		},
 		{
 			name:   "written through the layer's own link",
 			layers: [][]entry{{soft("bin", "usr/bin"), program("bin/sh"), program("bin/grep")}},
 			env:    []string{"PATH=/usr/bin"},
-			want:   []string{"fits", "shell: /usr/bin/sh = /usr/bin/sh, 1", "grep: /usr/bin/grep = /usr/bin/grep, 1"},
+			want:   []string{"fits", "sh: /usr/bin/sh = /usr/bin/sh, 1", "shell: /usr/bin/sh = /usr/bin/sh, 1", "grep: /usr/bin/grep = /usr/bin/grep, 1"},
 		},
 		{
 			name:   "a hard link to the layers below",
 			layers: [][]entry{{program("bin/busybox"), program("bin/grep")}, {hard("bin/sh", "bin/busybox")}},
-			want:   []string{"fits", "shell: /bin/sh = /bin/sh, 1", "grep: /bin/grep = /bin/grep, 1"},
+			want:   []string{"fits", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/sh = /bin/sh, 1", "grep: /bin/grep = /bin/grep, 1"},
+		},
+		{
+			name:   "a hard link through a link of the layers below",
+			env:    []string{"PATH=/usr/bin"},
+			layers: [][]entry{{soft("bin", "usr/bin"), program("usr/bin/busybox")}, {hard("usr/bin/sh", "bin/busybox"), hard("usr/bin/grep", "usr/bin/../../bin/busybox")}},
+			want:   []string{"fits", "sh: /usr/bin/sh = /usr/bin/sh, 1", "shell: /usr/bin/sh = /usr/bin/sh, 1", "grep: /usr/bin/grep = /usr/bin/grep, 1"},
+		},
+		{
+			name:   "a hard link through a link of its own layer to the layers below",
+			env:    []string{"PATH=/usr/bin"},
+			layers: [][]entry{{program("usr/bin/busybox")}, {soft("bin", "usr/bin"), hard("usr/bin/sh", "bin/busybox"), hard("usr/bin/grep", "bin/busybox")}},
+			want:   []string{"fits", "sh: /usr/bin/sh = /usr/bin/sh, 1", "shell: /usr/bin/sh = /usr/bin/sh, 1", "grep: /usr/bin/grep = /usr/bin/grep, 1"},
+		},
+		{
+			name:   "a hard link to a link of the layers below",
+			layers: [][]entry{{soft("bin", "usr/bin"), program("usr/bin/busybox"), soft("usr/bin/ash", "busybox")}, {hard("usr/bin/sh", "bin/ash"), hard("usr/bin/grep", "bin/none")}},
+			want: []string{
+				"unfit", "sh: /usr/bin/sh [/usr/bin/sh -> busybox, 1] = /usr/bin/busybox, 1", "shell: /usr/bin/sh [/usr/bin/sh -> busybox, 1] = /usr/bin/busybox, 1",
+				"grep: missing: /bin leads to nothing: there is no /usr/bin/grep",
+			},
+		},
+		{
+			name:   "a hard link that a link of the layers below leads back to its own layer",
+			env:    []string{"PATH=/usr/bin"},
+			layers: [][]entry{{soft("bin", "usr/bin"), program("usr/bin/grep")}, {program("usr/bin/busybox"), hard("usr/bin/sh", "bin/busybox")}},
+			want: []string{
+				"unknown", "sh: unknown: layer 2 has a hard link to /bin/busybox, and changes /usr/bin/busybox, where that leads to",
+				"shell: unknown: layer 2 has a hard link to /bin/busybox, and changes /usr/bin/busybox, where that leads to", "grep: /usr/bin/grep = /usr/bin/grep, 1",
+			},
+		},
+		{
+			name: "hard links through hard links, which grow with each layer",
+			layers: [][]entry{
+				{soft("d", "."), program("bin/real"), program("bin/grep")}, {hard("e", "d")},
+				{hard("f", strings.Repeat("e/", 39)+"d")}, {hard("bin/sh", strings.Repeat("f/", 11)+"bin/real")},
+			},
+			want: []string{
+				"unknown", "sh: unknown: layer 2 has hard links to hard links, and so on, more than 400",
+				"shell: unknown: layer 2 has hard links to hard links, and so on, more than 400", "grep: /bin/grep = /bin/grep, 1",
+			},
+		},
+		{
+			name:   "links in a circle, by a hard link",
+			layers: [][]entry{{soft("bin/sh", "/bin/sh"), program("bin/grep")}, {hard("bin/sh", "bin/sh")}},
+			want: []string{
+				"unfit", "sh: missing: /bin/sh leads through more than 40 links, or in a circle", "shell: missing: /bin/sh leads through more than 40 links, or in a circle",
+				"grep: /bin/grep = /bin/grep, 1",
+			},
 		},
 		{
 			name:   "whiteouts",
 			layers: [][]entry{{program("bin/sh"), program("bin/grep")}, {gone("bin", "grep")}},
-			want:   []string{"unfit", "shell: /bin/sh = /bin/sh, 1", "grep: missing"},
+			want:   []string{"unfit", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/sh = /bin/sh, 1", "grep: missing"},
 		},
 		{
 			name:   "a whiteout and the same file in its layer, in both orders",
 			layers: [][]entry{{plain("bin/sh"), plain("bin/grep")}, {gone("bin", "grep"), program("bin/grep"), program("bin/sh"), gone("bin", "sh")}},
-			want:   []string{"fits", "shell: /bin/sh = /bin/sh, 2", "grep: /bin/grep = /bin/grep, 2"},
+			want:   []string{"fits", "sh: /bin/sh = /bin/sh, 2", "shell: /bin/sh = /bin/sh, 2", "grep: /bin/grep = /bin/grep, 2"},
 		},
 		{
 			name:   "a directory that is gone",
 			layers: [][]entry{{program("bin/sh"), program("bin/grep")}, {gone("", "bin")}, {program("bin/grep")}},
-			want:   []string{"unfit", "shell: missing", "grep: /bin/grep = /bin/grep, 3"},
+			want:   []string{"unfit", "sh: missing", "shell: missing", "grep: /bin/grep = /bin/grep, 3"},
 		},
 		{
 			name:   "a directory that is gone and made anew in one layer",
 			layers: [][]entry{{program("bin/sh"), program("bin/grep")}, {gone("", "bin"), folder("bin"), program("bin/sh")}},
-			want:   []string{"unfit", "shell: /bin/sh = /bin/sh, 2", "grep: missing"},
+			want:   []string{"unfit", "sh: /bin/sh = /bin/sh, 2", "shell: /bin/sh = /bin/sh, 2", "grep: missing"},
 		},
 		{
 			name:   "a hard link to a directory, which there is none of",
 			layers: [][]entry{{program("usr/sh"), program("bin/sh")}, {hard("d", "usr"), soft("bin/grep", "/d/../usr/sh")}},
-			want:   []string{"unfit", "shell: /bin/sh = /bin/sh, 1", "grep: missing: /bin/grep leads to nothing: there is no /d"},
+			want:   []string{"unfit", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/sh = /bin/sh, 1", "grep: missing: /bin/grep leads to nothing: there is no /d"},
 		},
 		{
 			name:   "an opaque directory, told last",
 			layers: [][]entry{{program("bin/sh"), program("bin/grep")}, {program("bin/grep"), opaque("bin")}},
-			want:   []string{"unfit", "shell: missing", "grep: /bin/grep = /bin/grep, 2"},
+			want:   []string{"unfit", "sh: missing", "shell: missing", "grep: /bin/grep = /bin/grep, 2"},
 		},
 		{
 			name:   "all is gone",
 			layers: [][]entry{{program("bin/sh"), program("bin/grep")}, {opaque("."), program("usr/bin/grep")}},
-			want:   []string{"unfit", "shell: missing", "grep: /usr/bin/grep = /usr/bin/grep, 2"},
+			want:   []string{"unfit", "sh: missing", "shell: missing", "grep: /usr/bin/grep = /usr/bin/grep, 2"},
 		},
 		{
 			name:   "links in a circle, to nothing, and out of the image",
 			needs:  []string{"a", "b", "c"},
 			layers: [][]entry{{soft("bin/a", "b"), soft("bin/b", "/bin/a"), soft("bin/c", "../../../../bin/sh"), program("bin/sh"), soft("bin/grep", "/opt/grep")}},
 			want: []string{
-				"unfit", "shell: /bin/sh = /bin/sh, 1", "grep: missing: /bin/grep leads to nothing: there is no /opt",
+				"unfit", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/sh = /bin/sh, 1", "grep: missing: /bin/grep leads to nothing: there is no /opt",
 				"a: missing: /bin/a leads through more than 40 links, or in a circle", "b: missing: /bin/b leads through more than 40 links, or in a circle",
 				"c: /bin/c [/bin/c -> ../../../../bin/sh, 1] = /bin/sh, 1",
 			},
@@ -165,7 +240,7 @@ func TestWhatIsFound(t *testing.T) {
 			needs:  []string{"make", "git", "tool", "/opt/x", "/opt/y"},
 			layers: [][]entry{{program("bin/sh"), plain("bin/grep"), folder("bin/make"), script("bin/git", "/opt/git"), script("bin/tool", " /bin/sh -e"), {name: "opt/x", kind: tar.TypeFifo, mode: 0o777}, program("opt/y/z")}},
 			want: []string{
-				"unfit", "shell: /bin/sh = /bin/sh, 1", "grep: missing: /bin/grep is not executable", "make: missing: /bin/make is a directory",
+				"unfit", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/sh = /bin/sh, 1", "grep: missing: /bin/grep is not executable", "make: missing: /bin/make is a directory",
 				"git: missing: /bin/git is a script for /opt/git, which is not there", "tool: /bin/tool = /bin/tool, 1",
 				"/opt/x: missing: /opt/x is no file that can be run", "/opt/y: missing: /opt/y is a directory",
 			},
@@ -173,19 +248,19 @@ func TestWhatIsFound(t *testing.T) {
 		{
 			name:   "a file becomes a directory, and a directory a file",
 			layers: [][]entry{{program("bin/sh"), program("bin/grep/grep")}, {program("bin/sh/sh"), program("bin/grep")}},
-			want:   []string{"unfit", "shell: missing: /bin/sh is a directory", "grep: /bin/grep = /bin/grep, 2"},
+			want:   []string{"unfit", "sh: missing: /bin/sh is a directory", "shell: missing: /bin/sh is a directory", "grep: /bin/grep = /bin/grep, 2"},
 		},
 		{
 			name:   "what does not run comes before what does",
 			layers: [][]entry{{plain("usr/local/bin/grep"), program("bin/grep"), program("bin/sh")}},
-			want:   []string{"fits", "shell: /bin/sh = /bin/sh, 1", "grep: /bin/grep = /bin/grep, 1"},
+			want:   []string{"fits", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/sh = /bin/sh, 1", "grep: /bin/grep = /bin/grep, 1"},
 		},
 		{
 			name:   "a PATH of its own",
 			env:    []string{"PATH=/nowhere", "LANG=C", "PATH=tools::/busybox/"},
 			layers: [][]entry{{program("busybox/sh"), program("bin/grep")}},
 			want: []string{
-				"unfit", "shell: /busybox/sh = /busybox/sh, 1", "grep: missing",
+				"unfit", "sh: /busybox/sh = /busybox/sh, 1", "shell: /busybox/sh = /busybox/sh, 1", "grep: missing",
 				`PATH has "tools" in it, which depends on where a command is run: nothing is looked for there`,
 				`PATH has "" in it, which depends on where a command is run: nothing is looked for there`,
 			},
@@ -195,7 +270,10 @@ func TestWhatIsFound(t *testing.T) {
 			env:    []string{"PATH="},
 			needs:  []string{"/bin/sh"},
 			layers: [][]entry{{program("bin/sh"), program("bin/grep")}},
-			want:   []string{"unfit", "shell: missing", "grep: missing", "/bin/sh: /bin/sh = /bin/sh, 1", "PATH is empty: no program is found by its name"},
+			want: []string{
+				"unfit", "sh: missing", "shell: /bin/sh = /bin/sh, 1", "grep: missing", "/bin/sh: /bin/sh = /bin/sh, 1", "PATH is empty: no program is found by its name",
+				"there is /bin/sh and no sh in PATH: GitLab Runner begins with `sh -c`, and fails before it comes to that",
+			},
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -230,7 +308,7 @@ func TestReadsAsLittleAsDecides(t *testing.T) {
 	k.linux("it", base(t), layer(t, folder("opt"), bulk("opt/app", 512)), layer(t, folder("bin"), program("bin/grep")))
 	report := k.check("it")
 	got := report.Platforms[0]
-	if diff := cmp.Diff([]string{"fits", "shell: /bin/sh = /bin/sh, 1", "grep: /bin/grep = /bin/grep, 3"}, told(got)); diff != "" {
+	if diff := cmp.Diff([]string{"fits", "sh: /bin/sh = /bin/sh, 1", "shell: /bin/sh = /bin/sh, 1", "grep: /bin/grep = /bin/grep, 3"}, told(got)); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 	var readings []jobimage.Reading
@@ -261,7 +339,7 @@ func TestReadsAsLittleAsDecides(t *testing.T) {
 	}
 
 	// What decides it is in the newest layer: no other is asked for.
-	k.linux("top", base(t), layer(t, program("bin/grep"), program("bin/bash")))
+	k.linux("top", base(t), layer(t, program("bin/grep"), program("bin/sh")))
 	k.fake.Requests()
 	got = k.check("top").Platforms[0]
 	if got.Verdict != jobimage.Fits || got.Layers[0].Reading != jobimage.Unread || k.fake.Count("GET /v2/"+path+"/blobs/") != 2 {
@@ -474,12 +552,12 @@ func TestWhatCannotBeRead(t *testing.T) {
 		layers []blob
 		want   []string
 	}{
-		{"encrypted", []blob{full, secret}, []string{"unknown", "shell: unknown: layer 2 is encrypted", "grep: unknown: layer 2 is encrypted"}},
-		{"encrypted, and not needed", []blob{secret, full}, []string{"fits", "shell: /bin/sh = /bin/sh, 2", "grep: /bin/grep = /bin/grep, 2"}},
-		{"lost", []blob{full, lost}, []string{"unknown", "shell: unknown: layer 2 is not in the registry", "grep: unknown: layer 2 is not in the registry"}},
-		{"in part", []blob{lost, layer(t, program("bin/sh"))}, []string{"unknown", "shell: /bin/sh = /bin/sh, 2", "grep: unknown: layer 1 is not in the registry"}},
-		{"missing whatever is below", []blob{lost, layer(t, opaque("bin"), opaque("usr"), opaque("sbin"), program("bin/sh"))}, []string{"unfit", "shell: /bin/sh = /bin/sh, 2", "grep: missing"}},
-		{"no archive", []blob{module}, []string{"unknown", `shell: unknown: layer 1 is no archive but "application/wasm"`, `grep: unknown: layer 1 is no archive but "application/wasm"`}},
+		{"encrypted", []blob{full, secret}, []string{"unknown", "sh: unknown: layer 2 is encrypted", "shell: unknown: layer 2 is encrypted", "grep: unknown: layer 2 is encrypted"}},
+		{"encrypted, and not needed", []blob{secret, full}, []string{"fits", "sh: /bin/sh = /bin/sh, 2", "shell: /bin/sh = /bin/sh, 2", "grep: /bin/grep = /bin/grep, 2"}},
+		{"lost", []blob{full, lost}, []string{"unknown", "sh: unknown: layer 2 is not in the registry", "shell: unknown: layer 2 is not in the registry", "grep: unknown: layer 2 is not in the registry"}},
+		{"in part", []blob{lost, layer(t, program("bin/sh"))}, []string{"unknown", "sh: /bin/sh = /bin/sh, 2", "shell: /bin/sh = /bin/sh, 2", "grep: unknown: layer 1 is not in the registry"}},
+		{"missing whatever is below", []blob{lost, layer(t, opaque("bin"), opaque("usr"), opaque("sbin"), program("bin/sh"))}, []string{"unfit", "sh: /bin/sh = /bin/sh, 2", "shell: /bin/sh = /bin/sh, 2", "grep: missing"}},
+		{"no archive", []blob{module}, []string{"unknown", `sh: unknown: layer 1 is no archive but "application/wasm"`, `shell: unknown: layer 1 is no archive but "application/wasm"`, `grep: unknown: layer 1 is no archive but "application/wasm"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			k.linux("it", c.layers...)
@@ -522,6 +600,17 @@ func TestErrors(t *testing.T) {
 		many = append(many, plain(fmt.Sprintf("etc/%d", i)))
 	}
 	k.linux("many", layer(t, many...))
+	var names []entry
+	for i := range 200 {
+		names = append(names, soft(fmt.Sprintf("etc/%d", i), strings.Repeat("x", 4000)))
+	}
+	k.linux("names", layer(t, names...))
+	var nested []entry
+	for i := range 10 {
+		nested = append(nested, plain(fmt.Sprintf("%d/%s", i, strings.Repeat("x/", 1000)+"y")))
+	}
+	k.linux("nested", layer(t, nested...))
+	k.linux("halves", layer(t, names[:100]...), layer(t, names[100:]...))
 	k.linux("spoilt", full)
 	for _, c := range []struct {
 		tag    string
@@ -537,6 +626,9 @@ func TestErrors(t *testing.T) {
 		{"deep", nil, problem.Damaged, "deep in each other"},
 		{"bomb", func(c *jobimage.Config) { c.MaxUnpacked = 1 << 19 }, problem.Refused, "unpacks to more"},
 		{"many", func(c *jobimage.Config) { c.MaxEntries = 49 }, problem.Refused, "more than 49"},
+		{"names", func(c *jobimage.Config) { c.MaxMemory = 800_000 }, problem.Refused, "more than 800000 bytes"},
+		{"nested", func(c *jobimage.Config) { c.MaxMemory = 3_000_000 }, problem.Refused, "more than 3000000 bytes"},
+		{"halves", func(c *jobimage.Config) { c.MaxMemory = 800_000 }, problem.Refused, "more than 800000 bytes"},
 		{"good", platforms("linux/arm64"), problem.NotFound, "not there for linux/arm64"},
 		{"good", platforms("arm64"), problem.Usage, "platform"},
 		{"good", needs("bin/x"), problem.Usage, "is no program"},
@@ -556,11 +648,21 @@ func TestErrors(t *testing.T) {
 	if got := k.check("many", func(c *jobimage.Config) { c.MaxEntries = 51 }); got.Verdict != jobimage.Unfit { // with etc itself
 		t.Errorf("as many as allowed: %s", got.Verdict)
 	}
-	// What has another digest is told, and not remembered.
+	for _, tag := range []string{"names", "halves"} {
+		if got := k.check(tag, func(c *jobimage.Config) { c.MaxMemory = 1 << 20 }); got.Verdict != jobimage.Unfit {
+			t.Errorf("%s, as large as allowed: %s", tag, got.Verdict)
+		}
+	}
 	cache, err := jobimage.OpenCache(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	for range 2 { // what is remembered counts, too
+		if _, err := k.try("halves", func(c *jobimage.Config) { c.Cache, c.MaxMemory = cache, 800_000 }); problem.KindOf(err) != problem.Refused {
+			t.Errorf("larger than allowed, of which a part is remembered: %v", err)
+		}
+	}
+	// What has another digest is told, and not remembered.
 	good := reference("spoilt")
 	lies := lying{Reader: k.Registry, of: full.raw, send: layer(t, program("bin/sh"), program("bin/grep"), plain("more")).raw}
 	if _, err := jobimage.New(jobimage.Config{Reader: lies, Cache: cache}).Check(t.Context(), good); problem.KindOf(err) != problem.Damaged {
@@ -569,5 +671,42 @@ func TestErrors(t *testing.T) {
 	report, err := jobimage.New(jobimage.Config{Reader: k.Registry, Cache: cache}).Check(t.Context(), good)
 	if err != nil || report.Platforms[0].Layers[0].Reading != jobimage.Whole {
 		t.Errorf("after it: %v, %v", report, err)
+	}
+}
+
+// endless sends a layer, and does not end it.
+type endless struct {
+	image.Reader
+	of   []byte
+	sent int64
+}
+
+func (e *endless) Blob(ctx context.Context, repository string, d digest.Digest) (io.ReadCloser, error) {
+	if d != digest.FromBytes(e.of) {
+		return e.Reader.Blob(ctx, repository, d)
+	}
+	return io.NopCloser(io.MultiReader(bytes.NewReader(e.of), e)), nil
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.sent += int64(len(p)); e.sent > 64<<20 {
+		return 0, io.EOF
+	}
+	return len(p), nil
+}
+
+// TestEndless sees that what follows a layer is not read without end.
+func TestEndless(t *testing.T) {
+	t.Parallel()
+	k := newKit(t)
+	full := layer(t, program("bin/sh"), program("bin/grep"))
+	k.linux("it", full)
+	registry := &endless{Reader: k.Registry, of: full.raw}
+	_, err := k.try("it", func(c *jobimage.Config) { c.Reader = registry })
+	if problem.KindOf(err) != problem.Damaged || !strings.Contains(fmt.Sprint(err), "larger than") {
+		t.Errorf("a layer without an end: %v", err)
+	}
+	if registry.sent > 64<<10 {
+		t.Errorf("%d bytes more than the layer has were read", registry.sent)
 	}
 }

@@ -56,6 +56,42 @@ func (n *node) put(name string, child *node) {
 	n.Children[name] = child
 }
 
+// What a node takes of memory besides its texts, in bytes, and the map of one that
+// others are below: as Go has them on 64 bits, rounded up.
+const (
+	nodeCost = 120
+	mapCost  = 280
+)
+
+// alone is what the node takes of memory in itself, under its name, in bytes.
+func (n *node) alone(name string) int64 {
+	return int64(nodeCost + len(name) + len(n.Target) + len(n.Interpreter))
+}
+
+// cost is what all below a node takes of memory, in bytes.
+func (n *node) cost() int64 {
+	if n.Children == nil {
+		return 0
+	}
+	sum := int64(mapCost)
+	for name, child := range n.Children {
+		sum += child.alone(name) + child.cost()
+	}
+	return sum
+}
+
+// memory is what trees may still take of it, in bytes.
+type memory struct{ left int64 }
+
+var errTooMuch = errors.New("it takes more memory than an image has use for")
+
+func (m *memory) take(bytes int64) error {
+	if m.left -= bytes; m.left < 0 {
+		return errTooMuch
+	}
+	return nil
+}
+
 // find returns what the layer has at a path, nil for nothing; and whether it
 // hides what the layers below have there.
 func (n *node) find(parts []string) (found *node, hidden bool) {
@@ -111,10 +147,11 @@ type builder struct {
 	windows bool
 	nodes   int // that were made
 	most    int
+	memory  *memory
 }
 
-func newBuilder(windows bool, most int) *builder {
-	return &builder{root: &node{Kind: dir, Own: true}, windows: windows, most: most}
+func newBuilder(windows bool, most int, memory *memory) *builder {
+	return &builder{root: &node{Kind: dir, Own: true}, windows: windows, most: most, memory: memory}
 }
 
 // errTooMany is a layer of more entries than any honest one has.
@@ -148,7 +185,7 @@ func (b *builder) add(h *tar.Header, content io.Reader) (string, error) {
 	case tar.TypeDir:
 		made.Kind = dir
 	case tar.TypeSymlink:
-		made.Kind, made.Target = symlink, h.Linkname
+		made.Kind, made.Target = symlink, strings.Clone(h.Linkname) // which is part of a longer text
 		if b.windows {
 			made.Target = "/" + windowsPath(h.Linkname)
 			if !windowsAbsolute(h.Linkname) {
@@ -175,17 +212,25 @@ func (b *builder) add(h *tar.Header, content io.Reader) (string, error) {
 		}
 		made.Whiteout = there.Whiteout
 	}
-	if err := b.count(); err != nil {
+	if err := b.put(parent, base, made); err != nil {
 		return "", err
 	}
-	parent.put(base, made)
 	return join(append(at, base)), nil
 }
 
-func (b *builder) count() error {
+// put puts a node that was made in its place, if there may be one more.
+func (b *builder) put(parent *node, name string, made *node) error {
 	if b.nodes++; b.nodes > b.most {
 		return errTooMany
 	}
+	takes := made.alone(name)
+	if parent.Children == nil {
+		takes += mapCost
+	}
+	if err := b.memory.take(takes); err != nil {
+		return err
+	}
+	parent.put(strings.Clone(name), made) // which is part of a longer text
 	return nil
 }
 
@@ -217,11 +262,10 @@ func (b *builder) whiteout(parent *node, name string) error {
 	}
 	child := parent.child(name)
 	if child == nil {
-		if err := b.count(); err != nil {
+		child = &node{}
+		if err := b.put(parent, name, child); err != nil {
 			return err
 		}
-		child = &node{}
-		parent.put(name, child)
 	}
 	child.Whiteout = true
 	return nil
@@ -262,10 +306,9 @@ func (b *builder) parent(parts []string, links int) (*node, []string, error) {
 			if child != nil {
 				made.Whiteout = child.Whiteout
 			}
-			if err := b.count(); err != nil {
+			if err := b.put(at, part, made); err != nil {
 				return nil, nil, err
 			}
-			at.put(part, made)
 			child = made
 		}
 		nodes, real, at = append(nodes, at), append(real, part), child
@@ -283,6 +326,7 @@ var errDeep = fmt.Errorf("its directories lie more than %d deep in each other", 
 // It is nil for what cannot have another name.
 func (b *builder) linked(target []string) *node {
 	at, nodes, links := b.root, []*node(nil), 0
+	var real []string // the path of at
 	for rest := target; len(rest) > 0; {
 		part := rest[0]
 		rest = rest[1:]
@@ -291,24 +335,24 @@ func (b *builder) linked(target []string) *node {
 			continue
 		case "..":
 			if len(nodes) > 0 {
-				at, nodes = nodes[len(nodes)-1], nodes[:len(nodes)-1]
+				at, nodes, real = nodes[len(nodes)-1], nodes[:len(nodes)-1], real[:len(real)-1]
 			}
 			continue
 		}
 		child := at.child(part)
 		switch {
 		case child == nil || child.Kind == none:
-			return &node{Own: true, Kind: lower, Target: join(target)}
+			return &node{Own: true, Kind: lower, Target: join(append(append(real, part), rest...))}
 		case child.Kind == symlink && len(rest) > 0:
 			if links++; links > mostLinks {
 				return nil
 			}
 			rest = append(strings.Split(child.Target, "/"), rest...)
 			if strings.HasPrefix(child.Target, "/") {
-				at, nodes = b.root, nil
+				at, nodes, real = b.root, nil, nil
 			}
 		default:
-			nodes, at = append(nodes, at), child
+			nodes, at, real = append(nodes, at), child, append(real, part)
 		}
 	}
 	if at.Kind == dir {

@@ -28,11 +28,18 @@ type stream struct {
 	err  error // of the registry, as opposed to the content
 }
 
-// Read counts what comes.
+// Read counts what comes, and ends with what is more than the layer has by the
+// image's manifest.
 func (s *stream) Read(p []byte) (int, error) {
+	if more := s.layer.blob.Size + 1 - s.done; int64(len(p)) > more {
+		p = p[:max(more, 0)]
+	}
 	n, err := s.body.Read(p)
 	s.done += int64(n)
 	s.spend(s.owner, 0, int64(n))
+	if s.done > s.layer.blob.Size {
+		err = problem.New(problem.Damaged, "no runtime pulls it: push the image anew", "it is larger than the %d bytes that the manifest says", s.layer.blob.Size)
+	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.err = err
 	}
@@ -74,6 +81,11 @@ func (s *stream) read(ctx context.Context) ([]Need, error) {
 	return nil, nil
 }
 
+// tooMuch is the error of layers that take more memory than they may.
+func (r *run) tooMuch(err error) error {
+	return problem.Wrap(err, problem.Refused, "an archive like this may be made to fill memory: look at how the image was built", "its layers take more than %d bytes", r.MaxMemory)
+}
+
 func (s *stream) entries(ctx context.Context, raw *bufio.Reader) ([]Need, error) {
 	content, end, err := unpack(raw)
 	if err != nil {
@@ -82,7 +94,7 @@ func (s *stream) entries(ctx context.Context, raw *bufio.Reader) ([]Need, error)
 	defer end()
 	unpacked := &bounded{ctx: ctx, from: content, left: s.MaxUnpacked}
 	archive := tar.NewReader(unpacked)
-	made := newBuilder(s.view.windows, s.MaxEntries)
+	made := newBuilder(s.view.windows, s.MaxEntries, s.memory)
 	s.layer.tree, s.layer.part = made.root, true
 	settle := func() []Need {
 		if needs := slices.Clone(s.needs); s.view.decide(needs, s.folders) {
@@ -106,6 +118,8 @@ func (s *stream) entries(ctx context.Context, raw *bufio.Reader) ([]Need, error)
 		switch {
 		case unpacked.err != nil:
 			return nil, unpacked.err
+		case errors.Is(err, errTooMuch):
+			return nil, s.tooMuch(err)
 		case errors.Is(err, errTooMany):
 			return nil, problem.Wrap(err, problem.Refused, "an archive like this may be made to fill memory: look at how the image was built", "it holds more than %d", s.MaxEntries)
 		case err != nil:

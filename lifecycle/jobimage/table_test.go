@@ -25,14 +25,14 @@ func TestTable(t *testing.T) {
 	system := layer(t, folder("bin"), program("bin/bash"), program("bin/grep"), program("bin/sh"), folder("usr"), folder("usr/bin"), program("usr/bin/env"), bulk("usr/rest", 4096))
 	// As most builders have it: the file system in alphabetical order.
 	late := layer(t, soft("bin", "usr/bin"), folder("etc"), plain("etc/passwd"), folder("usr"), folder("usr/bin"), bulk("usr/bin/a", 1024),
-		program("usr/bin/bash"), bulk("usr/bin/c", 1024), program("usr/bin/grep"), bulk("usr/lib", 2048))
+		program("usr/bin/bash"), bulk("usr/bin/c", 1024), program("usr/bin/grep"), program("usr/bin/sh"), bulk("usr/lib", 2048))
 	busybox := layer(t, folder("bin"), program("bin/busybox"), soft("bin/grep", "busybox"), soft("bin/sh", "/bin/busybox"), bulk("lib", 2048))
 	app := func(name string, kib int) blob { return layer(t, folder("opt"), bulk("opt/"+name, kib)) }
 
 	k.linux("one-layer", system)
 	k.linux("one-layer-late", late)
 	k.linux("many-layers", system, app("git", 1024), app("node", 2048), app("cache", 512), layer(t, plain("etc/motd")))
-	k.linux("many-layers-tools-on-top", late, app("node", 2048), layer(t, folder("usr"), folder("usr/bin"), program("usr/bin/bash"), program("usr/bin/grep"), bulk("usr/lib", 512)))
+	k.linux("many-layers-tools-on-top", late, app("node", 2048), layer(t, folder("usr"), folder("usr/bin"), program("usr/bin/bash"), program("usr/bin/grep"), program("usr/bin/sh"), bulk("usr/lib", 512)))
 	k.linux("missing-grep", layer(t, folder("bin"), program("bin/sh"), bulk("lib", 2048)), app("app", 1024))
 	k.linux("grep-whited-out", system, layer(t, gone("bin", "grep")))
 	k.linux("distroless", layer(t, folder("etc"), plain("etc/passwd"), bulk("lib", 1024)), app("app", 1024))

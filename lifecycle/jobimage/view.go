@@ -37,6 +37,8 @@ type view struct {
 	windows bool
 	// waiting are the paths in the layer that is being read that would tell more.
 	waiting map[string]bool
+	// hops counts the hard links to layers below that a path led through.
+	hops int
 }
 
 type spot struct {
@@ -77,11 +79,7 @@ func (v *view) at(parts []string, from int) spot {
 		}
 		switch {
 		case n != nil && n.Kind == lower:
-			end := v.at(split(n.Target), i+1)
-			if end.state == found && end.node.Kind == dir {
-				return spot{} // which cannot have another name
-			}
-			return end
+			return v.lower(n.Target, i)
 		case n != nil:
 			return spot{state: found, node: n, layer: l}
 		case hidden:
@@ -91,11 +89,53 @@ func (v *view) at(parts []string, from int) spot {
 	return spot{}
 }
 
+// mostHops is through how many hard links to layers below a path may lead: links in
+// a circle, which may be such, must come to their own limit first.
+const mostHops = 10 * mostLinks
+
+// lower is what a hard link of a layer to the layers below is another name of. That
+// it was made before or after something else of its layer, the layer does not tell.
+func (v *view) lower(target string, of int) spot {
+	if v.hops++; v.hops > mostHops {
+		return spot{state: closed, why: fmt.Sprintf("layer %d has hard links to hard links, and so on, more than %d", v.layers[of].number, mostHops)}
+	}
+	end, _, _ := v.follow(target, split(target), way{from: of + 1, over: &v.layers[of]})
+	switch {
+	case end.state == found && end.node.Kind == dir, end.state == absent:
+		return spot{} // a directory cannot have another name
+	}
+	return end
+}
+
 // walk follows a path to its end, through links.
 func (v *view) walk(name string) (spot, []Link, string) {
+	v.hops = 0
+	return v.follow(name, split(name), way{last: true})
+}
+
+// way is how a path is followed.
+type way struct {
+	// from is the newest of the layers that count.
+	from int
+	// over is the layer of a hard link, above those; nil for none. Where links lead
+	// to what it changes itself, the end is not known.
+	over *layer
+	// last says that a link at the end is followed, too.
+	last bool
+}
+
+// changes says whether the layer above has a say in what is at a path.
+func (w way) changes(here []string, below spot) bool {
+	if w.over == nil {
+		return false
+	}
+	n, hidden := w.over.tree.find(here)
+	return hidden || n != nil && (n.Kind != dir || below.state != found || below.node.Kind != dir)
+}
+
+func (v *view) follow(name string, rest []string, w way) (spot, []Link, string) {
 	var links []Link
 	var at []string
-	rest := split(name)
 	end := spot{state: found, node: &node{Kind: dir}}
 	for len(rest) > 0 {
 		part := rest[0]
@@ -112,17 +152,20 @@ func (v *view) walk(name string) (spot, []Link, string) {
 			continue
 		}
 		here := append(at[:len(at):len(at)], part)
-		end = v.at(here, 0)
+		end = v.at(here, w.from)
+		if len(links) > 0 && w.changes(here, end) {
+			return spot{state: closed, why: fmt.Sprintf("layer %d has a hard link to %s, and changes %s, where that leads to", w.over.number, name, join(here))}, links, ""
+		}
 		if end.state == absent && len(links) > 0 {
 			end.why = fmt.Sprintf("%s leads to nothing: there is no %s", links[0].Path, join(here))
 		}
 		if end.state != found {
 			return end, links, ""
 		}
-		switch end.node.Kind {
-		case dir:
+		switch {
+		case end.node.Kind == dir:
 			at = here
-		case symlink:
+		case end.node.Kind == symlink && (w.last || len(rest) > 0):
 			if len(links) == mostLinks {
 				return spot{why: fmt.Sprintf("%s leads through more than %d links, or in a circle", name, mostLinks)}, links, ""
 			}
