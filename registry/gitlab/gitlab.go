@@ -7,8 +7,8 @@
 // deleted every image of a project (gitlab-org/gitlab issue 325429). It is no
 // [image.Lister], since GitLab tells nothing of manifests without a tag.
 //
-// The API is asked without GitLab's own library, which brings 2.1 MiB and the
-// requirements of 25 modules for the five calls here.
+// The five calls here are asked by package rest, as those of Harbor are; what makes
+// tokens and variables at GitLab goes by its own library (package gitlabapi).
 package gitlab
 
 import (
