@@ -51,7 +51,7 @@ func (f *runnerFlags) add(c *cobra.Command) {
 	flags.StringVar(&f.forge, "forge", forgeGitLab, "whose runner it is: gitlab, gitea or forgejo")
 	flags.StringVar(&f.file, "runner-config", "", "the runner's file (default config.toml where GitLab Runner looks for it, $CONFIG_FILE before that; .runner in this folder for the others)")
 	flags.StringVar(&f.accessTokenFile, "access-token-file", "", "a file with an access token for the forge's API, - for standard input (default $"+accessTokenEnv+")")
-	flags.StringVar(&f.scope, "scope", string(gitea.Instance), "whose jobs a Gitea or Forgejo runner takes: instance, user, org:NAME or repo:OWNER/NAME")
+	flags.StringVar(&f.scope, "scope", "", "whose jobs a Gitea or Forgejo runner takes: instance, user, org:NAME or repo:OWNER/NAME (default instance to register; rotate and unregister must be told)")
 	_ = c.RegisterFlagCompletionFunc("forge", cobra.FixedCompletions([]string{forgeGitLab, forgeGitea, forgeForgejo}, cobra.ShellCompDirectiveNoFileComp))
 }
 
@@ -84,11 +84,14 @@ func (f *runnerFlags) path() (path string, err error) {
 	return filepath.Abs(path)
 }
 
-// gitea makes the fleet of a .runner file.
-func (f *runnerFlags) gitea(path string, accessToken credential.Secret) (*gitea.Fleet, error) {
-	scope, err := gitea.ParseScope(f.scope)
-	if err != nil {
-		return nil, err
+// gitea makes the fleet of a .runner file, without a scope if none is said: a wrong
+// one would have a runner that is rotated take the jobs of others.
+func (f *runnerFlags) gitea(path string, accessToken credential.Secret) (_ *gitea.Fleet, err error) {
+	var scope gitea.Scope
+	if f.scope != "" {
+		if scope, err = gitea.ParseScope(f.scope); err != nil {
+			return nil, err
+		}
 	}
 	return app.GiteaRunners(path, scope, accessToken), nil
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,6 +21,7 @@ import (
 	"github.com/regkeeper/regkeeper/keeper"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/runner"
+	"github.com/regkeeper/regkeeper/state"
 	"github.com/regkeeper/regkeeper/target/file"
 	"github.com/regkeeper/regkeeper/target/runnerconfig"
 )
@@ -37,12 +40,13 @@ var _ runner.Deliverer = delivers{}
 const (
 	// deliverPatience is how long a daemon is given to take up a target that was
 	// added, and to deliver.
-	deliverPatience = 30 * time.Second
-	deliverPause    = 100 * time.Millisecond
+	deliverPatience  = 30 * time.Second
+	deliverPause     = 100 * time.Millisecond
+	deliverPauseMost = 2 * time.Second
 )
 
-// Deliver adds the target, has a pass made, and returns when the place holds the
-// logins; see [runner.Deliverer].
+// Deliver adds the target, has one pass made, and returns when the place holds the
+// logins in force; see [runner.Deliverer].
 func (d delivers) Deliver(ctx context.Context, delivery runner.Delivery) error {
 	path, folder, err := d.locate()
 	if err != nil {
@@ -59,55 +63,104 @@ func (d delivers) Deliver(ctx context.Context, delivery runner.Delivery) error {
 		}
 		d.note("added target %s to %s: it keeps the login there from now on", name, path)
 	}
-	// The result of this command is the runner: what the pass does is told beside.
-	beside := *d.env
-	beside.Out, beside.output = d.Err, "text"
-	deadline := time.Now().Add(deliverPatience)
+	result, hadDaemon, err := d.pass(ctx, folder)
+	if starting := hadDaemon && problem.KindOf(err) == problem.Busy; err != nil && !starting && concerns(result, delivery) {
+		return err
+	}
+	deadline, pause := time.Now().Add(deliverPatience), deliverPause
 	for {
-		_, hadDaemon, err := order(ctx, folder, keeper.Rotate{})
-		if !hadDaemon {
-			err = beside.sync(ctx, keeper.Rotate{})
-		}
-		missing, lookErr := lacks(ctx, delivery)
+		missing, why, lookErr := d.lacks(ctx, folder, delivery)
 		switch {
-		case lookErr == nil && len(missing) == 0:
-			return nil // what else a pass could not do, status tells
 		case lookErr != nil:
 			return lookErr
+		case missing == "":
+			return nil // what else a pass could not do, status tells
 		case !hadDaemon || time.Now().After(deadline):
 			// A daemon takes the new target up a moment after the file changed.
-			return cmp.Or(err, error(problem.New(problem.Partial, "see regkeeper status", "%s has no login for %s", delivery.Path, missing[0])))
+			return cmp.Or(err, error(problem.New(problem.Partial, "see regkeeper status", "%s has no login for %s that is in force%s", delivery.Path, missing, why)))
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(deliverPause):
+		case <-time.After(pause):
+			pause = min(2*pause, deliverPauseMost)
 		}
 	}
 }
 
-// lacks lists the registries whose login is not where it should be.
-func lacks(ctx context.Context, delivery runner.Delivery) (missing []credential.Host, err error) {
+// pass has one pass made, by the daemon that has the folder or here. The result of
+// the command is the runner: what the pass does is told beside.
+func (d delivers) pass(ctx context.Context, folder string) (result keeper.Result, hadDaemon bool, err error) {
+	if result, hadDaemon, err = order(ctx, folder, keeper.Rotate{}); hadDaemon {
+		return result, true, err
+	}
+	var told bytes.Buffer
+	here, beside := *d.env, *d.env
+	here.Out, here.output = &told, "json"
+	err = here.sync(ctx, keeper.Rotate{})
+	if told.Len() == 0 {
+		return result, false, err
+	}
+	if jerr := json.Unmarshal(told.Bytes(), &result); jerr != nil {
+		return result, false, errors.Join(err, jerr)
+	}
+	beside.Out, beside.output = d.Err, "text"
+	_ = beside.printResult(result, nil, beside.stepLog())
+	return result, false, err
+}
+
+// concerns says whether what went wrong in a pass concerns a delivery: the login of
+// one of its registries, or its place; all that no step tells.
+func concerns(result keeper.Result, delivery runner.Delivery) bool {
+	return len(result.Failed) == 0 || slices.ContainsFunc(result.Failed, func(f keeper.Failure) bool {
+		if f.Step.Host != "" && !slices.Contains(delivery.Registries, f.Step.Host) {
+			return false
+		}
+		return f.Step.Place == "" || strings.HasPrefix(string(f.Step.Place), delivery.Path)
+	})
+}
+
+// lacks is the first registry whose login in force is not where it should be, and
+// why if the journal knows; empty for none.
+func (d delivers) lacks(ctx context.Context, folder string, delivery runner.Delivery) (missing credential.Host, why string, err error) {
 	var target credential.Target = file.New(file.Config{Paths: []string{delivery.Path}, Literal: true})
 	if delivery.Way == runner.Environment {
 		target = runnerconfig.New(runnerconfig.Config{Path: delivery.Path, Runners: []string{delivery.Runner}})
 	}
+	_, inCluster, err := d.configMap()
+	if err != nil {
+		return "", "", err
+	}
+	journal := state.New()
+	if !inCluster {
+		if journal, err = state.Read(folder); err != nil {
+			return "", "", err
+		}
+	}
 	places, err := target.Places(ctx)
 	if err != nil {
-		return nil, err
+		return "", "", err
 	}
 	for _, place := range places {
 		held, err := target.Held(ctx, place, delivery.Registries)
 		if err != nil {
-			return nil, err
+			return "", "", err
 		}
 		for _, host := range delivery.Registries {
-			if _, ok := held[host]; !ok {
-				missing = append(missing, host)
+			login, ok := held[host]
+			known := journal.Registries[host]
+			switch {
+			case !ok || !inCluster && (known == nil || known.Current == nil):
+				return host, "", nil
+			case inCluster:
+			case known.Trouble != nil:
+				return host, ": " + known.Trouble.Text, nil
+			case !login.Equal(known.Current.Login()):
+				return host, ": another one is there", nil
 			}
 		}
 	}
-	return missing, nil
+	return "", "", nil
 }
 
 // covered says whether a target of the configuration delivers there already.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 
@@ -295,7 +296,7 @@ func (f *registerFlags) login(e *env, path string) (delivery *runner.Delivery, a
 		return nil, false, nil
 	}
 	if way == runner.ConfigFile {
-		if delivery.Path, err = f.configJSON(); err != nil {
+		if delivery.Path, err = f.configJSON(e); err != nil {
 			return nil, false, err
 		}
 		delivery.Runner = ""
@@ -305,7 +306,7 @@ func (f *registerFlags) login(e *env, path string) (delivery *runner.Delivery, a
 
 // configJSON is the config.json that the runner of this user reads. GitLab Runner
 // does not look at $DOCKER_CONFIG.
-func (f *registerFlags) configJSON() (string, error) {
+func (f *registerFlags) configJSON(e *env) (string, error) {
 	const name = "config.json"
 	if f.dockerConfig != "" {
 		return filepath.Abs(f.dockerConfig)
@@ -313,11 +314,27 @@ func (f *registerFlags) configJSON() (string, error) {
 	if folder := os.Getenv("DOCKER_CONFIG"); folder != "" && f.forge != forgeGitLab {
 		return filepath.Abs(filepath.Join(folder, name))
 	}
-	home, err := os.UserHomeDir()
+	home, err := runnerHome(os.Getuid())
 	if err != nil {
 		return "", problem.Wrap(err, problem.Usage, "give --docker-config FILE", "find the runner's config.json")
 	}
+	if has := os.Getenv("HOME"); os.Getuid() == 0 && has != "" && filepath.Clean(has) != filepath.Clean(home) {
+		e.warn([]string{"the login goes to " + home + ", the home of the user that the runner runs as, and not to $HOME (" + has + "): --docker-config names another place"})
+	}
 	return filepath.Join(home, ".docker", name), nil
+}
+
+// runnerHome is the home of a runner that this user starts. That of root is root's
+// own: with sudo -E, $HOME is of who called it, and no service looks there.
+func runnerHome(uid int) (string, error) {
+	if uid != 0 {
+		return os.UserHomeDir()
+	}
+	root, err := user.LookupId("0")
+	if err != nil {
+		return "", err
+	}
+	return root.HomeDir, nil
 }
 
 func (f *registerFlags) gitlabRunner(ctx context.Context, e *env, path string, s secrets, login *runner.Delivery, deliverer runner.Deliverer) error {
@@ -359,15 +376,23 @@ func (f *registerFlags) gitlabRunner(ctx context.Context, e *env, path string, s
 		}
 	}
 	fleet := app.GitLabRunners(path)
-	facts, err := fleet.Look(ctx, request)
+	facts, err := fleet.Look(ctx)
 	if err != nil {
 		return err
+	}
+	if !f.planOnly {
+		if facts, err = fleet.Ask(ctx, request, facts); err != nil {
+			return err
+		}
 	}
 	plan := gitlab.Decide(request, facts)
 	return f.carryOut(e, &plan.Plan, func() (runner.Info, error) { return fleet.Apply(ctx, plan, deliverer) })
 }
 
 func (f *registerFlags) giteaRunner(ctx context.Context, e *env, path string, s secrets, login *runner.Delivery, deliverer runner.Deliverer) error {
+	if f.scope == "" {
+		f.scope = string(gitea.Instance)
+	}
 	fleet, err := f.gitea(path, s.access)
 	if err != nil {
 		return err

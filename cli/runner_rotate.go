@@ -19,11 +19,15 @@ func newRunnerRotate(e *env) *cobra.Command {
 at once, and puts the new one into config.toml, which a GitLab Runner that is running
 reads by itself. The new token is written to a journal beside the file first: after
 an interruption, rotate finishes what it had begun. With --expires-within, tokens
-that are good for longer are left alone: for a timer.
+that are good for longer are left alone: for a timer. Each entry of the file with the
+token gets the new one. Other machines that have a glrt- token lose it too: give them
+the new one.
 
 A Gitea or Forgejo runner is registered anew, with its name and labels. The one
-before is deleted when the runner was started again and has no job left: run rotate
-again then. This takes an access token (--access-token-file) and --scope.`,
+before is deleted when the runner was started again, a minute ago, and has no job
+left: run rotate again then. This takes an access token (--access-token-file) and
+--scope, which must be the runner's: an administrator's token sees every runner, and
+the server does not tell whose it is.`,
 		Example: example("regkeeper runner rotate --name docker-runner", "regkeeper runner rotate --all --expires-within 7d",
 			"regkeeper runner rotate --forge gitea --access-token-file /run/secrets/gitea-token --scope org:acme"),
 		Args: cobra.NoArgs,

@@ -12,7 +12,8 @@ runner that was created at the server (its token begins with glrt-), this machin
 part goes; the runner stays there for other machines with its token.
 
 A runner whose server does not answer stays in the file. A Gitea or Forgejo runner
-takes an access token (--access-token-file) and --scope.`,
+takes an access token (--access-token-file) and --scope. One that the server does not
+show there goes only if the server does not take its token any more either.`,
 		Example: example("regkeeper runner unregister --name docker-runner", "regkeeper runner unregister --all",
 			"regkeeper runner unregister --forge gitea --access-token-file /run/secrets/gitea-token --scope repo:acme/app"),
 		Args: cobra.NoArgs,

@@ -97,16 +97,16 @@ func TestRunnerRegister(t *testing.T) {
 	running := start()
 	jobPasses(t, server, "first")
 
-	steps := decode[result](t, p.must("runner", "rotate", "--forge", "gitea", "-o", "json")).Steps
+	steps := decode[result](t, p.must("runner", "rotate", "--forge", "gitea", "--scope", "instance", "-o", "json")).Steps
 	if diff := cmp.Diff([]registered.Action{registered.Replace, registered.Keep}, actions(steps)); diff != "" {
 		t.Errorf("rotate (-want +got):\n%s\n%v", diff, steps)
 	}
 	jobPasses(t, server, "between")
 	running.Stop()
 	running = start()
-	// A real Gitea takes a runner for busy until ten seconds after its job.
-	eventually(t, 30*time.Second, "the runner before to be deleted", func() error {
-		steps := decode[result](t, p.must("runner", "rotate", "--forge", "gitea", "-o", "json")).Steps
+	// A real Gitea shows a runner for a minute after its last sign of life.
+	eventually(t, 100*time.Second, "the runner before to be deleted", func() error {
+		steps := decode[result](t, p.must("runner", "rotate", "--forge", "gitea", "--scope", "instance", "-o", "json")).Steps
 		if diff := cmp.Diff([]registered.Action{registered.Delete}, actions(steps)); diff != "" {
 			return errors.New(diff)
 		}
@@ -126,7 +126,7 @@ func TestRunnerRegister(t *testing.T) {
 		t.Errorf("health of a runner that the server deleted is %s", h)
 	}
 	p.must(arguments...)
-	p.must("runner", "unregister", "--forge", "gitea")
+	p.must("runner", "unregister", "--forge", "gitea", "--scope", "instance")
 	if all, _, err = server.Client(server.Admin, server.Password).ListAdminActionRunners(sdk.ListActionRunnersOptions{}); err != nil || len(all.Runners) != 0 {
 		t.Errorf("the server has %+v, %v", all, err)
 	}

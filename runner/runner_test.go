@@ -51,6 +51,56 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+func TestJournalIsHeldByOne(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	file, link := filepath.Join(folder, "config.toml"), filepath.Join(t.TempDir(), "link.toml")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(file, link); err != nil {
+		t.Skip(err)
+	}
+	unlock, err := runner.JournalFor(file).Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, link} {
+		if _, err := runner.JournalFor(path).Lock(); problem.KindOf(err) != problem.Busy || problem.HintOf(err) == "" {
+			t.Errorf("%s: taken twice: %v", path, err)
+		}
+	}
+	other, err := runner.JournalFor(filepath.Join(folder, "other.toml")).Lock()
+	if err != nil {
+		t.Fatalf("another file of the folder: %v", err)
+	}
+	other()
+	unlock()
+	if unlock, err = runner.JournalFor(link).Lock(); err != nil {
+		t.Fatalf("afterwards: %v", err)
+	}
+	unlock()
+	if unlock, err = runner.JournalFor(filepath.Join(folder, "none", "config.toml")).Lock(); err != nil {
+		t.Fatalf("no folder: %v", err)
+	}
+	unlock()
+	if _, err := os.Stat(filepath.Join(folder, "none")); !os.IsNotExist(err) {
+		t.Errorf("a folder was made: %v", err)
+	}
+}
+
+func TestJournalOfEachFile(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	a, b := runner.JournalFor(filepath.Join(folder, "a.toml")), runner.JournalFor(filepath.Join(folder, "b.toml"))
+	if err := a.Save(runner.Entry{Verb: "rotate", Token: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	if entry, err := b.Load(); entry != nil || err != nil {
+		t.Errorf("the other file has %v, %v", entry, err)
+	}
+}
+
 func TestJournal(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "folder", "config.toml")

@@ -11,10 +11,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/tailscale/hujson"
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/internal/disk"
@@ -32,7 +36,7 @@ type Config struct {
 	// write:organization, write:user or write:repository. Without one, a runner can
 	// be registered with a registration token, and verified.
 	AccessToken credential.Secret
-	// Scope is whose jobs the runner takes.
+	// Scope is whose jobs the runner takes. Without one, nothing is asked of the API.
 	Scope Scope
 	// Transport sends the requests.
 	Transport http.RoundTripper
@@ -146,29 +150,87 @@ func (f *Fleet) read() (*registration, error) {
 	return &c.registration, nil
 }
 
-// write puts a registration in the file's place; nil takes the file away.
-func (f *Fleet) write(ctx context.Context, reg *registration) error {
-	if reg == nil {
-		err := os.Remove(f.config.File)
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return disk.Problem(err, "remove %s", f.config.File)
+// errMoved says that the file does not hold what was decided about.
+func (f *Fleet) errMoved() error {
+	return problem.New(problem.Busy, "look which runner it should be, and try again", "%s has another runner than a moment ago", f.config.File)
+}
+
+// same says whether the file holds that runner; nil is none.
+func (c *content) same(as *registration) bool {
+	if as == nil || c.UUID == "" {
+		return as == nil && c.UUID == ""
 	}
+	return c.ID == as.ID && c.UUID == as.UUID && c.Token == as.Token
+}
+
+// removeFile takes the file away, if it holds that runner still.
+func (f *Fleet) removeFile(before *registration) error {
+	c, err := f.file().Read()
+	if err != nil {
+		return err
+	}
+	if !c.same(before) {
+		return f.errMoved()
+	}
+	err = os.Remove(f.config.File)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return disk.Problem(err, "remove %s", f.config.File)
+}
+
+// write puts a registration in the place of the one before, nil for none. What the
+// file has beside stays. The error is of kind [problem.Busy] if another is there.
+func (f *Fleet) write(ctx context.Context, before, reg *registration) error {
 	reg.Warning = warning
+	_, err := f.file().Update(ctx, func(c *content) (bool, error) {
+		if c.same(reg) {
+			return false, nil
+		}
+		if !c.same(before) {
+			return false, f.errMoved()
+		}
+		return true, c.set(reg)
+	})
+	return err
+}
+
+// set changes the text in the places of the registration's keys.
+func (c *content) set(reg *registration) error {
 	text, err := json.MarshalIndent(reg, "", "  ")
 	if err != nil {
 		return err
 	}
-	text = append(text, '\n')
-	_, err = f.file().Update(ctx, func(c *content) (bool, error) {
-		if bytes.Equal(c.text, text) {
-			return false, nil
-		}
-		c.text = text
-		return true, nil
-	})
-	return err
+	if len(bytes.TrimSpace(c.text)) == 0 {
+		c.text = append(text, '\n')
+		return nil
+	}
+	document, err := hujson.Parse(c.text)
+	if err != nil {
+		return err
+	}
+	var values map[string]json.RawMessage
+	if err := json.Unmarshal(text, &values); err != nil {
+		return err
+	}
+	type operation struct {
+		Op    string          `json:"op"`
+		Path  string          `json:"path"`
+		Value json.RawMessage `json:"value"`
+	}
+	var patch []operation
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		patch = append(patch, operation{"add", "/" + key, values[key]})
+	}
+	steps, err := json.Marshal(patch)
+	if err != nil {
+		return err
+	}
+	if err := document.Patch(steps); err != nil {
+		return err
+	}
+	c.text = document.Pack()
+	return nil
 }
 
 func (f *Fleet) info(reg *registration) runner.Info {
@@ -198,133 +260,261 @@ func (f *Fleet) pick(ctx context.Context, of runner.Selection) (*registration, e
 	return f.read()
 }
 
+// sighted is for how long at most a server shows a runner as online after a sign of
+// life: a minute (Gitea, models/actions/runner.go, RunnerOfflineTime), and what a
+// clock and a network may add.
+const sighted = 90 * time.Second
+
 // Verify asks by the runners' protocol, with a log line for no task: the runner is
-// then shown as online for a moment. See [runner.Fleet].
+// then shown as online for a moment, which the journal of a rotation notes. See
+// [runner.Fleet].
 func (f *Fleet) Verify(ctx context.Context, of runner.Selection) ([]runner.Verdict, error) {
 	reg, err := f.pick(ctx, of)
 	if err != nil {
 		return nil, err
 	}
-	health, reason := f.ask(ctx, reg)
+	health, reason, err := f.look(ctx, reg)
+	if err != nil {
+		return nil, err
+	}
 	return []runner.Verdict{{Info: f.info(reg), Health: health, Reason: reason}}, ctx.Err()
 }
 
-// Unregister deletes the runner by the API, and then the file; see
-// [runner.Fleet]. Its error is of kind [problem.Usage] without an access token:
-// the runners' protocol has no such call.
-func (f *Fleet) Unregister(ctx context.Context, of runner.Selection) ([]runner.Step, error) {
+// look asks, once the journal of a rotation has that it does: what it makes the
+// server show is no sign of a runner at work.
+func (f *Fleet) look(ctx context.Context, reg *registration) (health runner.Health, reason string, err error) {
+	rotation, err := f.journal.Load()
+	if err != nil {
+		return "", "", err
+	}
+	if rotation != nil && rotation.Verb == verbRotate {
+		if err := f.noteAsked(); err != nil {
+			return "", "", err
+		}
+	}
+	health, reason = f.ask(ctx, reg)
+	return health, reason, nil
+}
+
+func (f *Fleet) noteAsked() error {
+	unlock, err := f.journal.Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	entry, err := f.journal.Load()
+	if err != nil || entry == nil || entry.Token == "" {
+		return err
+	}
+	entry.Asked = new(f.config.Now().UTC())
+	return f.journal.Save(*entry)
+}
+
+// old and made are the runners of a rotation.
+func old(entry *runner.Entry) *registration {
+	return &registration{ID: entry.ID, UUID: entry.OldUUID, Token: entry.OldToken, Name: entry.Name, Address: entry.URL, Labels: entry.Labels}
+}
+
+func made(entry *runner.Entry) *registration {
+	return &registration{
+		ID: entry.NewID, UUID: entry.UUID, Token: entry.Token, Name: entry.Name, Address: entry.URL, Labels: entry.Labels, Ephemeral: entry.Ephemeral,
+	}
+}
+
+// belongs is an error if a rotation that was cut off is of another runner than the
+// file's; nil is none.
+func (f *Fleet) belongs(entry *runner.Entry, reg *registration) error {
+	if reg == nil || root(reg.Address) == entry.URL && (reg.UUID == entry.OldUUID || reg.UUID == entry.UUID) {
+		return nil
+	}
+	return problem.New(problem.Busy,
+		fmt.Sprintf("put runner %d back in its place, or delete the runners %d and %d at %s and remove the journal", entry.ID, entry.ID, entry.NewID, entry.URL),
+		"runner %s: a rotation of runner %d at %s was cut off, its token is in %s alone, and %s has runner %d of %s", entry.Name, entry.ID, entry.URL,
+		f.journal.Path(), f.config.File, reg.ID, root(reg.Address))
+}
+
+// pending is what was cut off, of this file's runner or of none; nil for none that
+// has a token.
+func (f *Fleet) pending(reg *registration) (entry *runner.Entry, err error) {
+	if entry, err = f.journal.Load(); err != nil || entry == nil || entry.Token == "" {
+		return nil, err
+	}
+	if entry.Verb == verbRegister {
+		return nil, entry.Unfinished(f.journal)
+	}
+	return entry, f.belongs(entry, reg)
+}
+
+// Unregister deletes the runner by the API, and then the file; of a rotation that is
+// not finished, both runners. See [runner.Fleet]. Its error is of kind
+// [problem.Usage] without an access token or a scope: the runners' protocol has no
+// such call.
+func (f *Fleet) Unregister(ctx context.Context, of runner.Selection) (steps []runner.Step, err error) {
+	unlock, err := f.journal.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	reg, err := f.pick(ctx, of)
 	if err != nil {
 		return nil, err
 	}
-	gone, err := f.remove(ctx, reg.Address, reg.ID)
+	entry, err := f.pending(reg)
 	if err != nil {
-		return nil, fmt.Errorf("runner %s stays in its file: %w", reg.Name, err)
+		return nil, err
 	}
-	reason := "the runner is gone at " + root(reg.Address)
-	if gone {
-		reason = root(reg.Address) + " did not know it any more"
+	all := []*registration{reg}
+	if entry != nil {
+		all = []*registration{old(entry), made(entry)}
 	}
-	steps := []runner.Step{{Action: runner.Unregister, What: reg.Name, Reason: reason}}
-	if err := f.write(ctx, nil); err != nil {
+	for _, one := range all {
+		gone, err := f.remove(ctx, one)
+		if err != nil {
+			return steps, fmt.Errorf("runner %s stays in its file: %w", reg.Name, err)
+		}
+		reason := fmt.Sprintf("runner %d is gone at %s", one.ID, root(one.Address))
+		if gone {
+			reason = fmt.Sprintf("%s did not know runner %d any more", root(one.Address), one.ID)
+		}
+		steps = append(steps, runner.Step{Action: runner.Unregister, What: reg.Name, Reason: reason})
+	}
+	if err := f.removeFile(reg); err != nil {
 		return steps, err
 	}
 	return append(steps, runner.Step{Action: runner.Delete, What: f.config.File, Reason: "the runner is not registered any more"}), f.journal.Clear()
 }
 
 // Rotate registers the runner anew, with its name and labels, and puts that in the
-// file. The one before is deleted when the other has been seen at work, which it
-// is once the runner was started again; until then, both are good. Calling it again
-// goes on from there. within is of no use: these tokens do not expire. See
-// [runner.Fleet].
+// file. The one before is deleted when the other has been seen at work and it has
+// not, which is a minute after the runner was started again; until then, both are
+// good. Calling it again goes on from there. within is of no use: these tokens do not
+// expire. The scope must be the runner's: an administrator's API shows every runner,
+// and not whose it is. See [runner.Fleet].
 func (f *Fleet) Rotate(ctx context.Context, of runner.Selection, within time.Duration) ([]runner.Step, error) {
-	reg, err := f.pick(ctx, of)
+	unlock, err := f.journal.Lock()
 	if err != nil {
 		return nil, err
 	}
-	entry, err := f.journal.Load()
+	defer unlock()
+	reg, err := f.read()
 	if err != nil {
 		return nil, err
 	}
-	if entry != nil && entry.Verb == verbRegister {
-		if err := entry.Unfinished(f.journal); err != nil {
+	entry, err := f.pending(reg)
+	if err != nil {
+		return nil, err
+	}
+	if entry != nil {
+		if _, err := of.Pick(f.config.File, []runner.Info{{Name: entry.Name}}); err != nil {
 			return nil, err
 		}
+		return f.finish(ctx, reg, entry)
 	}
-	switch {
-	case entry != nil && entry.Verb == verbRotate && entry.Token != "":
-		return f.finish(ctx, reg, *entry)
-	case within > 0:
+	if reg, err = f.pick(ctx, of); err != nil {
+		return nil, err
+	}
+	if within > 0 {
 		return []runner.Step{{Action: runner.Keep, What: reg.Name, Reason: "its token does not expire"}}, nil
-	case reg.Ephemeral:
+	}
+	if reg.Ephemeral {
 		return nil, problem.New(problem.Usage, "register another one for its next job", "runner %s is ephemeral: it ends with its first job", reg.Name)
 	}
 	// Whether the old one may be deleted is seen before another one is made.
-	if _, err := f.status(ctx, reg.Address, reg.ID); err != nil && problem.KindOf(err) != problem.NotFound {
+	if _, err := f.status(ctx, reg.Address, reg.ID); problem.KindOf(err) == problem.NotFound {
+		if err := f.confirm(ctx, reg, err); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
 		return nil, err
 	}
-	var steps []runner.Step
-	if entry != nil {
-		steps = append(steps, runner.Step{Action: runner.Keep, What: entry.Name, Reason: "a change was cut off at " + entry.Started.Format(time.RFC3339) +
+	return f.replace(ctx, reg)
+}
+
+// replace begins a rotation.
+func (f *Fleet) replace(ctx context.Context, reg *registration) (steps []runner.Step, err error) {
+	cut, err := f.journal.Load()
+	if err != nil {
+		return nil, err
+	}
+	if cut != nil {
+		steps = append(steps, runner.Step{Action: runner.Keep, What: cut.Name, Reason: "a change was cut off at " + cut.Started.Format(time.RFC3339) +
 			" before the answer arrived: the server may have a runner of that name that nobody uses"})
 	}
-	next := runner.Entry{Verb: verbRotate, URL: root(reg.Address), Name: reg.Name, ID: reg.ID, Started: f.config.Now().UTC()}
-	if err := f.journal.Save(next); err != nil {
-		return nil, err
+	next := runner.Entry{
+		Verb: verbRotate, URL: root(reg.Address), Name: reg.Name, ID: reg.ID, OldUUID: reg.UUID, OldToken: reg.Token, Scope: f.config.Scope.String(),
+		Labels: reg.Labels, Started: f.config.Now().UTC(),
 	}
 	token, err := f.registrationToken(ctx, reg.Address)
 	if err != nil {
-		return nil, errors.Join(err, f.journal.Clear())
+		return nil, err
+	}
+	if err := f.journal.Save(next); err != nil {
+		return nil, err
 	}
 	got, err := f.register(ctx, reg.Address, token, reg.Name, reg.Labels, false)
 	if err != nil {
+		if problem.KindOf(err) == problem.Denied {
+			err = errors.Join(err, f.journal.Clear())
+		}
 		return nil, err
 	}
 	next.NewID, next.UUID, next.Token = got.ID, got.UUID, got.Token
 	if err := f.journal.Save(next); err != nil {
 		// Nobody has it but us.
-		_, removeErr := f.remove(ctx, reg.Address, got.ID)
+		_, removeErr := f.remove(ctx, got)
 		return nil, errors.Join(err, removeErr)
 	}
-	done, err := f.finish(ctx, reg, next)
+	done, err := f.finish(ctx, reg, &next)
 	return append(steps, done...), err
 }
 
-// finish carries out what a rotation has begun, as far as it goes.
-func (f *Fleet) finish(ctx context.Context, reg *registration, entry runner.Entry) (steps []runner.Step, err error) {
-	if reg.ID != entry.NewID {
-		next := *reg
-		next.ID, next.UUID, next.Token = entry.NewID, entry.UUID, entry.Token
-		if err := f.write(ctx, &next); err != nil {
+// finish carries out what a rotation has begun, as far as it goes. reg is the file's
+// runner, one of the two; nil for none.
+func (f *Fleet) finish(ctx context.Context, reg *registration, entry *runner.Entry) (steps []runner.Step, err error) {
+	if scope := f.config.Scope.String(); scope != "" && scope != entry.Scope {
+		return nil, problem.New(problem.Usage, "give --scope "+entry.Scope, "the rotation of runner %s was begun with the scope %s", entry.Name, entry.Scope)
+	}
+	before, next := fmt.Sprintf("runner %d", entry.ID), made(entry)
+	if reg == nil || reg.UUID != entry.UUID {
+		if reg != nil {
+			next.Labels = reg.Labels
+		}
+		if err := f.write(ctx, reg, next); err != nil {
 			return nil, err
 		}
-		steps = append(steps, runner.Step{Action: runner.Replace, What: reg.Name, Reason: fmt.Sprintf("runner %d is in %s, in the place of %d", entry.NewID, f.config.File, entry.ID)})
+		steps = append(steps, runner.Step{Action: runner.Replace, What: entry.Name, Reason: fmt.Sprintf("runner %d is in %s, in the place of %d", entry.NewID, f.config.File, entry.ID)})
+	}
+	keep := func(format string, args ...any) ([]runner.Step, error) {
+		return append(steps, runner.Step{Action: runner.Keep, What: before, Reason: fmt.Sprintf(format, args...)}), nil
 	}
 	status, err := f.status(ctx, entry.URL, entry.NewID)
 	if err != nil {
 		return steps, err
 	}
 	if status.offline {
-		return append(steps, runner.Step{
-			Action: runner.Keep, What: fmt.Sprintf("runner %d", entry.ID),
-			Reason: "the runner has not been started again yet, and works as this one: restart it, and run rotate again",
-		}), nil
+		return keep("the runner has not been started again yet, and works as this one: restart it, and run rotate again")
 	}
-	old, err := f.status(ctx, entry.URL, entry.ID)
+	if entry.Asked != nil && f.config.Now().Before(entry.Asked.Add(sighted)) {
+		return keep("whether runner %d is at work cannot be seen, since verify has just asked in its name: run rotate again in two minutes", entry.NewID)
+	}
+	was, err := f.status(ctx, entry.URL, entry.ID)
 	switch {
 	case problem.KindOf(err) == problem.NotFound:
-		return append(steps, runner.Step{Action: runner.Delete, What: fmt.Sprintf("runner %d", entry.ID), Reason: "it is gone already"}), f.journal.Clear()
+		if err := f.confirm(ctx, old(entry), err); err != nil {
+			return steps, err
+		}
+		return append(steps, runner.Step{Action: runner.Delete, What: before, Reason: "it is gone already"}), f.journal.Clear()
 	case err != nil:
 		return steps, err
-	case old.busy:
-		return append(steps, runner.Step{
-			Action: runner.Keep, What: fmt.Sprintf("runner %d", entry.ID), Reason: "it is at work on a job: run rotate again when that has ended",
-		}), nil
+	case was.busy:
+		return keep("it is at work on a job: run rotate again when that has ended")
+	case !was.offline:
+		return keep("it was seen less than a minute ago: run rotate again in two minutes, once the runner was started again")
 	}
-	if _, err := f.remove(ctx, entry.URL, entry.ID); err != nil {
+	if _, err := f.remove(ctx, old(entry)); err != nil {
 		return steps, err
 	}
 	return append(steps, runner.Step{
-		Action: runner.Delete, What: fmt.Sprintf("runner %d", entry.ID), Reason: fmt.Sprintf("runner %d has taken its place, and was seen", entry.NewID),
+		Action: runner.Delete, What: before, Reason: fmt.Sprintf("runner %d has taken its place, and was seen", entry.NewID),
 	}), f.journal.Clear()
 }

@@ -9,9 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/regkeeper/regkeeper/credential"
@@ -146,11 +148,13 @@ func TestRegister(t *testing.T) {
 				t.Errorf("labels at the server (-want +got):\n%s", diff)
 			}
 			entries, err := os.ReadDir(filepath.Dir(m.file))
-			if err != nil || len(entries) != 1 {
+			if err != nil || len(entries) != 2 || entries[0].Name() != "..runner.regkeeper-runner.lock" {
 				t.Fatalf("files are %v, %v", entries, err)
 			}
-			if info, err := entries[0].Info(); err != nil || info.Mode().Perm() != 0o600 {
-				t.Errorf("mode is %v, %v", info.Mode(), err)
+			for _, entry := range entries {
+				if info, err := entry.Info(); err != nil || info.Mode().Perm() != 0o600 {
+					t.Errorf("mode of %s is %v, %v", entry.Name(), info.Mode(), err)
+				}
 			}
 			if plan, again := m.must(r); !plan.Does(runner.Keep) || again.ID != 1 || len(m.fake.Runners()) != 1 {
 				t.Errorf("again: %+v by %v", again, plan.Steps)
@@ -177,6 +181,7 @@ func TestRefused(t *testing.T) {
 		{"name", func(r *gitea.Request, _ *gitea.Facts) { r.Name = "" }, []string{"--name"}},
 		{"label", func(r *gitea.Request, _ *gitea.Facts) { r.Labels = []string{"a:k8s", ":host", "b"} }, []string{"--labels", "--labels"}},
 		{"no token", func(_ *gitea.Request, f *gitea.Facts) { f.CanAsk = false }, []string{"--token"}},
+		{"no scope", func(_ *gitea.Request, f *gitea.Facts) { f.Scope = gitea.Scope{} }, []string{"--scope"}},
 		{"no answer", func(_ *gitea.Request, f *gitea.Facts) { f.There, f.Health = there, runner.Unknown }, []string{"there"}},
 		{"another server", func(_ *gitea.Request, f *gitea.Facts) {
 			f.There = &runner.Info{Name: "x", URL: "https://other.example"}
@@ -186,7 +191,7 @@ func TestRefused(t *testing.T) {
 			f.Pending = &runner.Entry{Verb: "rotate", Name: "n", Token: "t"}
 		}, []string{"n"}},
 	} {
-		r, facts := good, gitea.Facts{Path: "f", CanAsk: true}
+		r, facts := good, gitea.Facts{Path: "f", CanAsk: true, Scope: gitea.Scope{Kind: gitea.Instance}}
 		c.change(&r, &facts)
 		plan := gitea.Decide(r, facts)
 		var got []string
@@ -291,6 +296,8 @@ func TestRotate(t *testing.T) {
 	m.fake.Change(2, func(r *fakegitearunner.Runner) { r.Online = true })
 	rotate(runner.Keep) // the old one has a job still
 	m.fake.Change(1, func(r *fakegitearunner.Runner) { r.Busy = false })
+	rotate(runner.Keep) // it was seen a moment ago
+	m.fake.Change(1, func(r *fakegitearunner.Runner) { r.Online = false })
 	rotate(runner.Delete)
 	if has := m.fake.Runners(); len(has) != 1 || has[0].ID != 2 {
 		t.Errorf("the server has %v", has)
@@ -419,5 +426,359 @@ func TestLoginComesFirst(t *testing.T) {
 	plan, _, err := m.register(r, d)
 	if err == nil || d.registered || len(m.fake.Runners()) != 0 || plan.Steps[0].Action != runner.Deliver {
 		t.Errorf("without a login it was registered: %v, %v", err, plan.Steps)
+	}
+}
+
+func (m *machine) journal() runner.Journal { return runner.JournalFor(m.file) }
+
+// with is another fleet of the same file.
+func (m *machine) with(change func(*gitea.Config)) *gitea.Fleet {
+	c := gitea.Config{
+		File: m.file, AccessToken: credential.NewSecret(accessToken), Scope: gitea.Scope{Kind: gitea.Instance},
+		Transport: transport.New(transport.Config{}), Now: func() time.Time { return time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC) },
+	}
+	change(&c)
+	return gitea.New(c)
+}
+
+// TestNotShownIsNotGone is about the 404 of a scope that is not the runner's.
+func TestNotShownIsNotGone(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual(), func(c *gitea.Config) { c.Scope = gitea.Scope{Kind: gitea.Organization, Owner: "acme"} })
+	m.must(m.request())
+	other := m.with(func(c *gitea.Config) { c.Scope = gitea.Scope{Kind: gitea.Repository, Owner: "acme", Repository: "app"} })
+	for verb, act := range map[string]func() ([]runner.Step, error){
+		"unregister": func() ([]runner.Step, error) { return other.Unregister(t.Context(), runner.Selection{}) },
+		"rotate":     func() ([]runner.Step, error) { return other.Rotate(t.Context(), runner.Selection{}, 0) },
+	} {
+		steps, err := act()
+		if problem.KindOf(err) != problem.NotFound || !strings.Contains(problem.HintOf(err), "--scope") || len(steps) != 0 {
+			t.Errorf("%s: %v, %v", verb, steps, err)
+		}
+	}
+	if has := m.fake.Runners(); len(has) != 1 || m.registration()["id"] != 1.0 {
+		t.Errorf("the server has %v", has)
+	}
+	if has, err := m.journal().Load(); has != nil || err != nil {
+		t.Errorf("the journal has %v, %v", has, err)
+	}
+	// The rotation of one scope is not finished in another.
+	if _, err := m.Rotate(t.Context(), runner.Selection{}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Rotate(t.Context(), runner.Selection{}, 0); problem.KindOf(err) != problem.Usage || problem.HintOf(err) != "give --scope org:acme" {
+		t.Errorf("finished in another scope: %v", err)
+	}
+	if has := m.fake.Runners(); len(has) != 2 || has[1].Scope != "orgs/acme" {
+		t.Errorf("the server has %v", has)
+	}
+}
+
+func TestScopeMustBeSaid(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual(), nil)
+	m.must(m.request())
+	m.fake.Requests()
+	unsaid := m.with(func(c *gitea.Config) { c.Scope = gitea.Scope{} })
+	_, rotate := unsaid.Rotate(t.Context(), runner.Selection{}, 0)
+	_, unregister := unsaid.Unregister(t.Context(), runner.Selection{})
+	for _, err := range []error{rotate, unregister} {
+		if problem.KindOf(err) != problem.Usage || !strings.Contains(problem.HintOf(err), "--scope") {
+			t.Errorf("without a scope: %v", err)
+		}
+	}
+	if requests := m.fake.Requests(); len(requests) != 0 {
+		t.Errorf("the server was asked for %v", requests)
+	}
+}
+
+// TestOwnQuestionIsNoSignOfLife is about verify between two calls of rotate, and a
+// runner at work with the old token that the server cannot see for a while.
+func TestOwnQuestionIsNoSignOfLife(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual(), nil)
+	now := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	fleet := m.with(func(c *gitea.Config) { c.Now = func() time.Time { return now } })
+	m.must(m.request())
+	last := func() runner.Step {
+		t.Helper()
+		steps, err := fleet.Rotate(t.Context(), runner.Selection{}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return steps[len(steps)-1]
+	}
+	last()
+	if verdicts, err := fleet.Verify(t.Context(), runner.Selection{}); err != nil || verdicts[0].Health != runner.Alive {
+		t.Fatalf("verify: %v, %v", verdicts, err)
+	}
+	if has := m.fake.Runners(); !has[1].Online || has[0].Online {
+		t.Fatalf("the server has %v", has)
+	}
+	if step := last(); step.Action != runner.Keep || !strings.Contains(step.Reason, "verify") || len(m.fake.Runners()) != 2 {
+		t.Errorf("after verify: %v, and the server has %v", step, m.fake.Runners())
+	}
+	now = now.Add(2 * time.Minute)
+	m.fake.Change(2, func(r *fakegitearunner.Runner) { r.Online = false })
+	if step := last(); step.Action != runner.Keep || len(m.fake.Runners()) != 2 {
+		t.Errorf("two minutes later: %v", step)
+	}
+	m.fake.Change(2, func(r *fakegitearunner.Runner) { r.Online = true })
+	if step := last(); step.Action != runner.Delete || len(m.fake.Runners()) != 1 {
+		t.Errorf("when it was started: %v", step)
+	}
+}
+
+// TestFileOfAnother is about a rotation that was cut off while the file went another
+// way.
+func TestFileOfAnother(t *testing.T) {
+	t.Parallel()
+	const other = `{"id": 9, "uuid": "u9", "name": "build-host", "token": "t9", "address": "https://other.example", "labels": []}`
+	pending := func(t *testing.T) *machine {
+		t.Helper()
+		m := boot(t, usual(), nil)
+		m.must(m.request())
+		if _, err := m.Rotate(t.Context(), runner.Selection{}, 0); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	t.Run("another server's", func(t *testing.T) {
+		t.Parallel()
+		m := pending(t)
+		if err := os.WriteFile(m.file, []byte(other), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, rotate := m.Rotate(t.Context(), runner.Selection{}, 0)
+		_, unregister := m.Unregister(t.Context(), runner.Selection{})
+		for _, err := range []error{rotate, unregister} {
+			if problem.KindOf(err) != problem.Busy || problem.HintOf(err) == "" {
+				t.Errorf("another runner's file: %v", err)
+			}
+		}
+		if text, err := os.ReadFile(m.file); err != nil || string(text) != other {
+			t.Errorf("the file is %s, %v", text, err)
+		}
+		if has, err := m.journal().Load(); err != nil || has == nil || has.NewID != 2 {
+			t.Errorf("the journal has %v, %v", has, err)
+		}
+	})
+	t.Run("none", func(t *testing.T) {
+		t.Parallel()
+		m := pending(t)
+		if err := os.Remove(m.file); err != nil {
+			t.Fatal(err)
+		}
+		steps, err := m.Rotate(t.Context(), runner.Selection{}, 0)
+		if err != nil || steps[0].Action != runner.Replace {
+			t.Fatalf("rotate: %v, %v", steps, err)
+		}
+		if reg := m.registration(); reg["id"] != 2.0 || reg["token"] != "token-2" || reg["address"] != m.url || len(reg["labels"].([]any)) != 2 {
+			t.Errorf("registered is %v", reg)
+		}
+	})
+	t.Run("unregister", func(t *testing.T) {
+		t.Parallel()
+		m := pending(t)
+		if steps, err := m.Unregister(t.Context(), runner.Selection{}); err != nil || len(steps) != 3 || len(m.fake.Runners()) != 0 {
+			t.Errorf("unregister: %v, %v; the server has %v", steps, err, m.fake.Runners())
+		}
+		if has, err := m.journal().Load(); has != nil || err != nil {
+			t.Errorf("the journal has %v, %v", has, err)
+		}
+	})
+	t.Run("changed meanwhile", func(t *testing.T) {
+		t.Parallel()
+		config := usual()
+		var m *machine
+		config.After = func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, "/Register") && len(m.fake.Runners()) == 2 {
+				if err := os.WriteFile(m.file, []byte(other), 0o600); err != nil {
+					t.Error(err)
+				}
+			}
+			return false
+		}
+		m = boot(t, config, nil)
+		m.must(m.request())
+		if _, err := m.Rotate(t.Context(), runner.Selection{}, 0); problem.KindOf(err) != problem.Busy {
+			t.Errorf("rotate: %v", err)
+		}
+		if text, err := os.ReadFile(m.file); err != nil || string(text) != other {
+			t.Errorf("the file is %s, %v", text, err)
+		}
+	})
+}
+
+func TestOneAtATime(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual(), nil)
+	facts, err := m.Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := gitea.Decide(m.request(), facts)
+	m.must(m.request())
+	if _, err := m.Apply(t.Context(), plan, nil); problem.KindOf(err) != problem.Busy || len(m.fake.Runners()) != 1 {
+		t.Errorf("decided before another: %v", err)
+	}
+	unlock, err := m.journal().Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	_, rotate := m.Rotate(t.Context(), runner.Selection{}, 0)
+	_, unregister := m.Unregister(t.Context(), runner.Selection{})
+	_, apply := m.Apply(t.Context(), plan, nil)
+	for _, err := range []error{rotate, unregister, apply} {
+		if problem.KindOf(err) != problem.Busy || !strings.Contains(err.Error(), "another regkeeper") {
+			t.Errorf("beside another: %v", err)
+		}
+	}
+}
+
+// TestFaults is about errors of a server's own, which say nothing of a runner.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	config := usual()
+	var fault error
+	config.Fault = func(string) error { return fault }
+	m := boot(t, config, nil)
+	for _, c := range []struct {
+		fault error
+		kind  problem.Kind
+	}{
+		{connect.NewError(connect.CodeUnavailable, errors.New("down")), problem.Unreachable},
+		{connect.NewError(connect.CodeInternal, errors.New("broken")), problem.Unreachable},
+		{errors.New("can't update runner token status"), problem.Unreachable},
+		{connect.NewError(connect.CodePermissionDenied, errors.New("no")), problem.Denied},
+		{errors.New("runner registration token has been invalidated, please use the latest one"), problem.Denied},
+	} {
+		fault = c.fault
+		_, _, err := m.register(m.request(), nil)
+		if problem.KindOf(err) != c.kind {
+			t.Errorf("register with %v: %v", c.fault, err)
+		}
+		if has, err := m.journal().Load(); err != nil || (has == nil) != (c.kind == problem.Denied) {
+			t.Errorf("with %v, the journal has %v, %v", c.fault, has, err)
+		}
+	}
+	fault = nil
+	m.must(m.request())
+	for _, fault = range []error{
+		connect.NewError(connect.CodeUnavailable, errors.New("down")), connect.NewError(connect.CodeResourceExhausted, errors.New("slow down")),
+		errors.New("rpc error: code = Internal desc = database is locked"),
+	} {
+		if verdicts, err := m.Verify(t.Context(), runner.Selection{}); err != nil || verdicts[0].Health != runner.Unknown {
+			t.Errorf("verify with %v: %v, %v", fault, verdicts, err)
+		}
+	}
+}
+
+func TestFileKeepsWhatIsNotOurs(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual(), nil)
+	m.must(m.request())
+	text, err := os.ReadFile(m.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := strings.Replace(string(text), "{\n", "{\n  \"first\": {\"a\": [1, 2]},\n", 1)
+	if err := os.WriteFile(m.file, []byte(theirs), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Rotate(t.Context(), runner.Selection{}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if text, err = os.ReadFile(m.file); err != nil {
+		t.Fatal(err)
+	}
+	want := strings.NewReplacer(`"id": 1`, `"id": 2`, "uuid-1", "uuid-2", "token-1", "token-2").Replace(theirs)
+	reg := m.registration()
+	if diff := cmp.Diff(map[string]any{"a": []any{1.0, 2.0}}, reg["first"]); diff != "" || reg["token"] != "token-2" {
+		t.Errorf("first (-want +got):\n%s", diff)
+	}
+	if before, _, _ := strings.Cut(want, `"labels"`); !strings.HasPrefix(string(text), before) {
+		t.Errorf("the file is\n%s\nwant\n%s", text, want)
+	}
+}
+
+func TestRegistrationThatWasCutOff(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual(), nil)
+	config := m.fake
+	m.must(m.request())
+	if err := os.Remove(m.file); err != nil {
+		t.Fatal(err)
+	}
+	entry := runner.Entry{Verb: "register", URL: m.url, Name: "build-host", NewID: 1, UUID: "uuid-1", Token: "token-1", Labels: []string{"as-made:host"}, Ephemeral: true}
+	save := func(entry runner.Entry) {
+		t.Helper()
+		if err := m.journal().Save(entry); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save(entry)
+	plan, info := m.must(m.request())
+	if info.ID != 1 || len(plan.Warnings) != 1 || len(config.Runners()) != 1 {
+		t.Errorf("it is %+v by %v, %q", info, plan.Steps, plan.Warnings)
+	}
+	if reg := m.registration(); !cmp.Equal(reg["labels"], []any{"as-made:host"}) || reg["ephemeral"] != true {
+		t.Errorf("registered is %v", reg)
+	}
+	// Killed when the file had it already.
+	save(entry)
+	if plan, _ := m.must(m.request()); !plan.Does(runner.Keep) {
+		t.Errorf("it is %v", plan.Steps)
+	}
+	if has, err := m.journal().Load(); has != nil || err != nil {
+		t.Errorf("the journal has %v, %v", has, err)
+	}
+	// The file is another server's by now.
+	const other = `{"id": 9, "uuid": "u9", "name": "build-host", "token": "t9", "address": "http://127.0.0.1:1", "labels": []}`
+	if err := os.WriteFile(m.file, []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	save(entry)
+	if plan, _, err := m.register(m.request(), nil); problem.KindOf(err) != problem.Usage || len(plan.Refused) != 1 {
+		t.Errorf("another server's file: %v", err)
+	}
+	// The token is not taken any more.
+	if err := os.Remove(m.file); err != nil {
+		t.Fatal(err)
+	}
+	m.fake.Remove(1)
+	if plan, info = m.must(m.request()); info.ID != 2 || !plan.Does(runner.Create) || len(plan.Warnings) != 1 {
+		t.Errorf("it is %+v by %v, %q", info, plan.Steps, plan.Warnings)
+	}
+}
+
+// TestRedirect is about a server that sends tokens on to another.
+func TestRedirect(t *testing.T) {
+	t.Parallel()
+	var got atomic.Int32
+	thief := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { got.Add(1) }))
+	t.Cleanup(thief.Close)
+	config, away := usual(), false
+	config.After = func(w http.ResponseWriter, r *http.Request) bool {
+		if away {
+			http.Redirect(w, r, thief.URL+r.URL.Path, http.StatusTemporaryRedirect)
+		}
+		return away
+	}
+	m := boot(t, config, nil)
+	m.must(m.request())
+	away = true
+	if verdicts, err := m.Verify(t.Context(), runner.Selection{}); err != nil || verdicts[0].Health != runner.Unknown {
+		t.Errorf("verify: %v, %v", verdicts, err)
+	}
+	if _, err := m.Rotate(t.Context(), runner.Selection{}, 0); problem.KindOf(err) != problem.Unreachable {
+		t.Errorf("rotate: %v", err)
+	}
+	if _, err := m.Unregister(t.Context(), runner.Selection{}); problem.KindOf(err) != problem.Unreachable {
+		t.Errorf("unregister: %v", err)
+	}
+	if n := got.Load(); n != 0 {
+		t.Errorf("another server got %d requests", n)
 	}
 }

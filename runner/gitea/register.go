@@ -2,12 +2,17 @@ package gitea
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/disk"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/runner"
 )
@@ -47,11 +52,16 @@ type Facts struct {
 	There  *runner.Info
 	Health runner.Health
 	Reason string
-	// Pending is a change that was cut off; nil for none.
-	Pending *runner.Entry
+	// Pending is a change that was cut off; nil for none. PendingHealth is of the
+	// runner that it made, if it is a registration whose answer the journal has.
+	Pending       *runner.Entry
+	PendingHealth runner.Health
+	PendingReason string
 	// Scope is whose jobs are taken; CanAsk says that there is an access token.
 	Scope  Scope
 	CanAsk bool
+
+	there *registration
 }
 
 // Registration is what is done to register a runner.
@@ -59,7 +69,10 @@ type Registration struct {
 	runner.Plan
 	request Request
 	facts   Facts
-	resume  bool
+	// resume says that the journal's runner is used.
+	resume bool
+	// known is the file's runner as it was looked at; nil for none.
+	known *registration
 }
 
 // hint goes with what is refused.
@@ -77,8 +90,13 @@ func (f *Fleet) Look(ctx context.Context) (Facts, error) {
 	}
 	if reg != nil {
 		info := f.info(reg)
-		facts.There = &info
-		facts.Health, facts.Reason = f.ask(ctx, reg)
+		facts.There, facts.there = &info, reg
+		if facts.Health, facts.Reason, err = f.look(ctx, reg); err != nil {
+			return facts, err
+		}
+	}
+	if entry := facts.Pending; entry != nil && entry.Verb == verbRegister && entry.Token != "" {
+		facts.PendingHealth, facts.PendingReason = f.ask(ctx, made(entry))
 	}
 	return facts, ctx.Err()
 }
@@ -91,8 +109,11 @@ func (f *Fleet) Look(ctx context.Context) (Facts, error) {
 //	a runner of it       does not      registered in its place
 //	a runner of it       no answer     refused
 //	one of another       -             refused
+//
+// A registration that was cut off, and whose token the journal has, takes the place
+// of a new one if the server takes that token.
 func Decide(r Request, facts Facts) *Registration {
-	plan := &Registration{request: r, facts: facts}
+	plan := &Registration{request: r, facts: facts, known: facts.there}
 	if u, err := url.Parse(r.URL); err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil {
 		plan.Refuse("--url", "it must be the root of a Gitea or Forgejo server, for example https://gitea.example.com")
 	}
@@ -110,32 +131,29 @@ func Decide(r Request, facts Facts) *Registration {
 	if r.Login != nil && r.Login.Way != runner.ConfigFile {
 		plan.Refuse("--login-in", "these runners read a login from their config.json alone")
 	}
-	switch entry := facts.Pending; {
-	case entry == nil:
-	case entry.Verb == verbRotate:
-		plan.Refuse(entry.Name, "a rotation was cut off: finish it first, by regkeeper runner rotate")
-	case entry.Token != "" && (entry.URL != root(r.URL) || entry.Name != r.Name):
-		plan.Refuse(entry.Name, "its registration at %s was cut off, and %s has its token: register it again first, with the same name", entry.URL, runner.JournalFor(facts.Path).Path())
-	case entry.Token != "":
-		plan.resume = true
-	default:
-		plan.Warn("a registration of %s at %s was cut off at %s before the answer arrived: the server may have a runner of that name that nobody uses",
-			entry.Name, entry.URL, entry.Started.Format(time.RFC3339))
-	}
-	if there := facts.There; there != nil && !plan.resume {
+	plan.decidePending()
+	if there := facts.There; there != nil {
 		switch {
 		case there.URL != root(r.URL):
 			plan.Refuse(there.Name, "%s has a runner of %s: unregister it first, or give another --runner-config", facts.Path, there.URL)
 		case facts.Health == runner.Unknown:
 			plan.Refuse(there.Name, "it is in %s already, and the server cannot be asked whether it is good: %s", facts.Path, facts.Reason)
+		case facts.Health == runner.Alive && plan.resume && facts.Pending.NewID != there.ID:
+			plan.Refuse(there.Name, "it is in %s, and %s has the token of runner %d, whose registration was cut off: delete one of the two at the server, and what has it here",
+				facts.Path, runner.JournalFor(facts.Path).Path(), facts.Pending.NewID)
 		case facts.Health == runner.Alive && len(plan.Refused) == 0:
+			plan.resume = false
 			plan.Add(runner.Keep, there.Name, "it is in %s already, and the server knows it", facts.Path)
 			plan.deliver()
 			return plan
 		}
 	}
-	if r.Token.Empty() && !facts.CanAsk && !plan.resume {
+	switch {
+	case plan.resume || !r.Token.Empty():
+	case !facts.CanAsk:
 		plan.Refuse("--token", "no token is given: one for registration, or an access token that may make one")
+	case facts.Scope.Kind == "":
+		plan.Refuse("--scope", "it is not said whose jobs the runner takes")
 	}
 	if len(plan.Refused) > 0 {
 		return plan
@@ -155,6 +173,31 @@ func Decide(r Request, facts Facts) *Registration {
 		plan.Add(runner.Write, facts.Path, "the runner reads it when it starts")
 	}
 	return plan
+}
+
+// decidePending goes on with what was cut off.
+func (p *Registration) decidePending() {
+	r, facts := &p.request, &p.facts
+	entry := facts.Pending
+	switch {
+	case entry == nil:
+	case entry.Token == "":
+		p.Warn("a change of %s at %s was cut off at %s before the answer arrived: the server may have a runner of that name that nobody uses",
+			entry.Name, entry.URL, entry.Started.Format(time.RFC3339))
+	case entry.Verb == verbRotate:
+		p.Refuse(entry.Name, "a rotation was cut off: finish it first, by regkeeper runner rotate")
+	case facts.PendingHealth == runner.Removed:
+		p.Warn("the registration of %s at %s was cut off, and the server does not know that runner any more: it is forgotten", entry.Name, entry.URL)
+	case entry.URL != root(r.URL) || entry.Name != r.Name:
+		p.Refuse(entry.Name, "its registration at %s was cut off, and %s has its token: register it again first, with the same name", entry.URL, runner.JournalFor(facts.Path).Path())
+	case facts.PendingHealth != runner.Alive:
+		p.Refuse(entry.Name, "its registration was cut off, and the server cannot be asked whether the token in %s is good: %s", runner.JournalFor(facts.Path).Path(), facts.PendingReason)
+	default:
+		p.resume = true
+		if len(r.Labels) > 0 && !slices.Equal(r.Labels, entry.Labels) || r.Ephemeral != entry.Ephemeral {
+			p.Warn("runner %s was made with the labels %s when its registration was cut off: those stay", entry.Name, strings.Join(entry.Labels, ", "))
+		}
+	}
 }
 
 func (p *Registration) deliver() {
@@ -179,26 +222,55 @@ func (f *Fleet) Apply(ctx context.Context, plan *Registration, deliverer runner.
 			return runner.Info{}, fmt.Errorf("deliver the login, before anything was registered: %w", err)
 		}
 	}
+	if err := os.MkdirAll(filepath.Dir(f.config.File), disk.PrivateFolder); err != nil {
+		return runner.Info{}, disk.Problem(err, "make folder %s", filepath.Dir(f.config.File))
+	}
+	unlock, err := f.journal.Lock()
+	if err != nil {
+		return runner.Info{}, err
+	}
+	defer unlock()
+	if err := f.unmoved(plan); err != nil {
+		return runner.Info{}, err
+	}
 	if !plan.resume && plan.Does(runner.Keep) {
+		if entry := plan.facts.Pending; entry != nil && entry.Verb == verbRegister && entry.Token != "" {
+			return *plan.facts.There, f.journal.Clear() // the file has that runner, or the server does not
+		}
 		return *plan.facts.There, nil
 	}
 	reg, err := f.obtain(ctx, plan)
 	if err != nil {
 		return runner.Info{}, err
 	}
-	if err := f.write(ctx, reg); err != nil {
+	if err := f.write(ctx, plan.known, reg); err != nil {
 		return runner.Info{}, problem.Wrap(err, problem.Storage, "its token is in "+f.journal.Path()+": mend what is wrong, and run the command again",
 			"runner %s is registered at the server, and not in its file", r.Name)
 	}
 	return f.info(reg), f.journal.Clear()
 }
 
+// unmoved fails if the file or the journal is not what the plan follows from. The
+// caller has the lock.
+func (f *Fleet) unmoved(plan *Registration) error {
+	now, err := f.file().Read()
+	if err != nil {
+		return err
+	}
+	entry, err := f.journal.Load()
+	if err != nil {
+		return err
+	}
+	if was := plan.facts.Pending; !now.same(plan.known) || (entry == nil) != (was == nil) || entry != nil && (entry.Token != was.Token || !entry.Started.Equal(was.Started)) {
+		return f.errMoved()
+	}
+	return nil
+}
+
 func (f *Fleet) obtain(ctx context.Context, plan *Registration) (*registration, error) {
 	r := &plan.request
-	if entry := plan.facts.Pending; plan.resume {
-		return &registration{
-			ID: entry.NewID, UUID: entry.UUID, Token: entry.Token, Name: r.Name, Address: root(r.URL), Labels: r.Labels, Ephemeral: r.Ephemeral,
-		}, nil
+	if plan.resume {
+		return made(plan.facts.Pending), nil
 	}
 	token := r.Token
 	if token.Empty() {
@@ -207,17 +279,17 @@ func (f *Fleet) obtain(ctx context.Context, plan *Registration) (*registration, 
 			return nil, err
 		}
 	}
-	entry := runner.Entry{Verb: verbRegister, URL: root(r.URL), Name: r.Name, Started: f.config.Now().UTC()}
+	entry := runner.Entry{Verb: verbRegister, URL: root(r.URL), Name: r.Name, Scope: f.config.Scope.String(), Labels: r.Labels, Ephemeral: r.Ephemeral, Started: f.config.Now().UTC()}
 	if err := f.journal.Save(entry); err != nil {
 		return nil, err
 	}
 	reg, err := f.register(ctx, r.URL, token, r.Name, r.Labels, r.Ephemeral)
 	if err != nil {
 		if problem.KindOf(err) == problem.Denied {
-			_ = f.journal.Clear()
+			err = errors.Join(err, f.journal.Clear())
 		}
 		return nil, err
 	}
-	entry.NewID, entry.UUID, entry.Token = reg.ID, reg.UUID, reg.Token
+	entry.NewID, entry.UUID, entry.Token, entry.Ephemeral = reg.ID, reg.UUID, reg.Token, reg.Ephemeral
 	return reg, f.journal.Save(entry)
 }

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -181,9 +182,17 @@ func (f *Fleet) ask(ctx context.Context, r runnerconfig.Runner, system string) (
 
 // Unregister takes runners away at the server: of a runner authentication token
 // this machine's part (DELETE /runners/managers), else the runner (DELETE
-// /runners). One that the server does not know any more is no error. See
-// [runner.Fleet].
+// /runners). One that the server does not know any more is no error. A rotation that
+// was cut off is finished first. See [runner.Fleet].
 func (f *Fleet) Unregister(ctx context.Context, of runner.Selection) (steps []runner.Step, err error) {
+	unlock, err := f.journal.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if steps, _, err = f.finish(ctx); err != nil {
+		return steps, err
+	}
 	runners, err := f.pick(ctx, of)
 	if err != nil {
 		return nil, err
@@ -229,23 +238,31 @@ func find(doc *runnerconfig.Document, url, token string) int {
 }
 
 // Rotate resets tokens (POST /runners/reset_authentication_token), which ends the
-// one before at once. The journal has the answer before the file does; who is
-// killed in between finishes by calling it again. An answer that never arrived is
-// lost: GitLab tells a token once. See [runner.Fleet].
+// one before at once: also for other machines that have it. Each entry of the file
+// with that token gets the other. The journal has the answer before the file does;
+// who is killed in between finishes by calling it again. An answer that never arrived
+// is lost: GitLab tells a token once. See [runner.Fleet].
 func (f *Fleet) Rotate(ctx context.Context, of runner.Selection, within time.Duration) (steps []runner.Step, err error) {
-	if steps, err = f.finish(ctx); err != nil {
+	unlock, err := f.journal.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	steps, finished, err := f.finish(ctx)
+	if err != nil {
 		return steps, err
 	}
 	runners, err := f.pick(ctx, of)
 	if err != nil {
 		return steps, err
 	}
-	done := map[string]bool{}
-	for _, step := range steps {
-		done[step.What] = true
+	type secret struct{ url, token string }
+	done := map[secret]bool{}
+	if finished != nil {
+		done[secret{finished.URL, finished.Token}] = true
 	}
 	for _, r := range runners {
-		if done[r.Name] {
+		if done[secret{address(r), r.Token}] {
 			continue
 		}
 		if reason, due := f.due(r, within); !due {
@@ -257,6 +274,7 @@ func (f *Fleet) Rotate(ctx context.Context, of runner.Selection, within time.Dur
 		if err != nil {
 			return steps, err
 		}
+		done[secret{address(r), r.Token}] = true
 	}
 	return steps, nil
 }
@@ -276,14 +294,21 @@ func (f *Fleet) due(r runnerconfig.Runner, within time.Duration) (reason string,
 }
 
 func (f *Fleet) rotate(ctx context.Context, r runnerconfig.Runner) ([]runner.Step, error) {
-	if bearer(r) != r.Token {
-		return nil, problem.New(problem.Refused, "reset it at the server, and change the variable", "the token of runner %s is a variable of GitLab Runner's environment", r.Name)
-	}
+	entry := runner.Entry{Verb: verbRotate, URL: address(r), Name: r.Name, ID: r.ID, Before: runner.Fingerprint(r.Token), Started: f.config.Now().UTC()}
 	// What would fail afterwards fails before anything is lost.
-	if err := f.writable(); err != nil {
+	probe := entry
+	probe.Token, probe.Expires = "glrt-probe", &entry.Started
+	if err := f.probe(ctx, func(doc *runnerconfig.Document) error {
+		for _, have := range doc.Runners() {
+			if bearer(have) == bearer(r) && address(have) == address(r) && have.Token != bearer(have) {
+				return problem.New(problem.Refused, "reset it at the server, and change the variable", "the token of runner %s is a variable of GitLab Runner's environment", have.Name)
+			}
+		}
+		_, err := f.switchIn(doc, probe)
+		return err
+	}); err != nil {
 		return nil, err
 	}
-	entry := runner.Entry{Verb: verbRotate, URL: address(r), Name: r.Name, ID: r.ID, Started: f.config.Now().UTC()}
 	if err := f.journal.Save(entry); err != nil {
 		return nil, err
 	}
@@ -297,30 +322,65 @@ func (f *Fleet) rotate(ctx context.Context, r runnerconfig.Runner) ([]runner.Ste
 	entry.Token, entry.Expires, entry.NewID = answer.Token, answer.Expires, cmp.Or(answer.ID, r.ID)
 	// The file is tried even without a journal: it is what counts.
 	saved := f.journal.Save(entry)
-	if err := f.switchToken(ctx, address(r), r.Token, entry); err != nil {
+	names, err := f.switchToken(ctx, entry)
+	switch {
+	case err != nil && saved != nil:
 		return nil, errors.Join(problem.Wrap(err, problem.Storage,
-			"the new token is in "+f.journal.Path()+": mend what is wrong, and run rotate again", "runner %s has a new token that is not in its file", r.Name), saved)
+			"register the runner again with another token, which an owner of it gets at "+entry.URL+" (reset authentication token)",
+			"runner %s has a new token that neither its file nor the journal could be given: it is lost", r.Name), saved)
+	case err != nil:
+		return nil, problem.Wrap(err, problem.Storage,
+			"the new token is in "+f.journal.Path()+": mend what is wrong, and run rotate again", "runner %s has a new token that is not in its file", r.Name)
 	}
-	return []runner.Step{{Action: runner.Reset, What: r.Name, Reason: "its token was replaced" + until(entry.Expires)}}, f.journal.Clear()
+	return []runner.Step{{Action: runner.Reset, What: names, Reason: "its token was replaced" + told(entry)}}, f.journal.Clear()
 }
 
-func until(expires *time.Time) string {
-	if expires == nil || expires.IsZero() {
-		return "; the new one does not expire"
+// told is what a token's owner should know of it.
+func told(entry runner.Entry) string {
+	text := "; the new one does not expire"
+	if entry.Expires != nil && !entry.Expires.IsZero() {
+		text = "; the new one ends at " + entry.Expires.UTC().Format(time.RFC3339)
 	}
-	return "; the new one ends at " + expires.UTC().Format(time.RFC3339)
+	if IsRunnerToken(entry.Token) {
+		text += "; other machines with the runner need it too"
+	}
+	return text
 }
 
-// switchToken puts a new token in the place of the old one.
-func (f *Fleet) switchToken(ctx context.Context, url, old string, entry runner.Entry) error {
-	_, err := f.file().Update(ctx, func(doc *runnerconfig.Document) (bool, error) {
-		i := find(doc, url, old)
-		if i < 0 {
-			return false, problem.New(problem.NotFound, "", "%s has the runner no more", f.config.Path)
+// switchToken puts a new token in the place of the old one, and tells the runners
+// that have it.
+func (f *Fleet) switchToken(ctx context.Context, entry runner.Entry) (names string, err error) {
+	_, err = f.file().Update(ctx, func(doc *runnerconfig.Document) (changed bool, err error) {
+		if names, err = f.switchIn(doc, entry); err != nil {
+			return false, err
 		}
-		return f.setToken(doc, i, entry)
+		return true, nil
 	})
-	return err
+	return names, err
+}
+
+// switchIn changes each entry that has the token which the rotation ends, and no
+// other: the token of another was put there by someone else.
+func (f *Fleet) switchIn(doc *runnerconfig.Document, entry runner.Entry) (names string, err error) {
+	var switched []string
+	for i, r := range doc.Runners() {
+		if !ends(entry, r) {
+			continue
+		}
+		if _, err := f.setToken(doc, i, entry); err != nil {
+			return "", err
+		}
+		switched = append(switched, r.Name)
+	}
+	if len(switched) == 0 {
+		return "", problem.New(problem.NotFound, "", "%s has the runner no more", f.config.Path)
+	}
+	return strings.Join(switched, ", "), nil
+}
+
+// ends says whether a rotation ends the token of that entry of the file.
+func ends(entry runner.Entry, r runnerconfig.Runner) bool {
+	return address(r) == entry.URL && runner.Fingerprint(r.Token) == entry.Before
 }
 
 func (f *Fleet) setToken(doc *runnerconfig.Document, i int, entry runner.Entry) (changed bool, err error) {
@@ -350,59 +410,109 @@ func moment(t *time.Time) time.Time {
 	return t.UTC().Truncate(time.Second)
 }
 
-// finish carries out what a rotation left that was cut off.
+// finish carries out what a rotation left that was cut off, and tells its entry if
+// it was finished.
 //
-//	journal      the old token       what is done
-//	has a token  is in the file      the new one takes its place
-//	has a token  is not              nothing: the file has another already
-//	has none     is taken            nothing happened: forgotten
-//	has none     is refused          the answer was lost: said, and forgotten
-func (f *Fleet) finish(ctx context.Context) ([]runner.Step, error) {
+//	journal      the file has     what is done
+//	has a token  the old token    the new one takes its place
+//	has a token  the new token    nothing: it was done
+//	has a token  neither          refused while the server takes the new one, else forgotten
+//	has none     the old token    forgotten if the server takes it; else the answer
+//	                              was lost: said, and forgotten
+//	has none     neither          forgotten
+func (f *Fleet) finish(ctx context.Context) (steps []runner.Step, finished *runner.Entry, err error) {
 	entry, err := f.journal.Load()
 	if err != nil || entry == nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if entry.Verb != verbRotate {
-		return nil, entry.Unfinished(f.journal)
+		return nil, nil, entry.Unfinished(f.journal)
 	}
 	doc, err := f.file().Read()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	i := slices.IndexFunc(doc.Runners(), func(r runnerconfig.Runner) bool {
-		return address(r) == entry.URL && r.Name == entry.Name && r.ID == entry.ID
-	})
-	if i < 0 {
-		return nil, f.journal.Clear()
-	}
-	r := doc.Runners()[i]
+	at := slices.IndexFunc(doc.Runners(), func(r runnerconfig.Runner) bool { return ends(*entry, r) })
 	if entry.Token == "" {
-		system, err := f.machineID()
-		if err != nil {
-			return nil, err
+		if at < 0 {
+			return nil, nil, f.journal.Clear()
 		}
-		_, health, reason := f.ask(ctx, r, system)
-		switch health {
-		case runner.Alive:
-			return nil, f.journal.Clear()
-		case runner.Removed:
-			return nil, errors.Join(problem.New(problem.Denied,
-				"register the runner again with a new token, which an owner of it gets at "+entry.URL+" (reset authentication token)",
-				"runner %s: a rotation was cut off before the server's answer arrived, and the token that it told is lost", r.Name), f.journal.Clear())
-		}
-		return nil, problem.New(problem.Unreachable, "try again when the server answers", "runner %s: a rotation was cut off, and whether it took place is not known: %s", r.Name, reason)
+		return nil, nil, f.settle(ctx, entry, doc.Runners()[at])
 	}
-	if r.Token != entry.Token {
-		if err := f.switchToken(ctx, address(r), r.Token, *entry); err != nil {
-			return nil, err
+	names := entry.Name
+	if at >= 0 {
+		if names, err = f.switchToken(ctx, *entry); err != nil {
+			return nil, nil, err
 		}
+	} else if find(doc, entry.URL, entry.Token) < 0 {
+		return nil, nil, f.abandon(ctx, entry, doc)
 	}
-	return []runner.Step{{Action: runner.Reset, What: r.Name, Reason: "a rotation that was cut off is finished" + until(entry.Expires)}}, f.journal.Clear()
+	return []runner.Step{{Action: runner.Reset, What: names, Reason: "a rotation that was cut off is finished" + told(*entry)}}, entry, f.journal.Clear()
 }
 
-// writable fails if the file cannot be replaced.
+// settle finds out whether a rotation took place whose answer nobody has.
+func (f *Fleet) settle(ctx context.Context, entry *runner.Entry, r runnerconfig.Runner) error {
+	system, err := f.machineID()
+	if err != nil {
+		return err
+	}
+	_, health, reason := f.ask(ctx, r, system)
+	switch health {
+	case runner.Alive:
+		return f.journal.Clear()
+	case runner.Removed:
+		return errors.Join(problem.New(problem.Denied,
+			"register the runner again with a new token, which an owner of it gets at "+entry.URL+" (reset authentication token)",
+			"runner %s: a rotation was cut off before the server's answer arrived, and the token that it told is lost", r.Name), f.journal.Clear())
+	}
+	return problem.New(problem.Unreachable, "try again when the server answers", "runner %s: a rotation was cut off, and whether it took place is not known: %s", r.Name, reason)
+}
+
+// abandon forgets a token that the journal alone has, if the server does not take it:
+// the runner was reset again since, or is gone.
+func (f *Fleet) abandon(ctx context.Context, entry *runner.Entry, doc *runnerconfig.Document) error {
+	system, err := f.machineID()
+	if err != nil {
+		return err
+	}
+	r := runnerconfig.Runner{Name: entry.Name, URL: entry.URL, ID: entry.ID, Token: entry.Token}
+	for _, have := range doc.Runners() {
+		if address(have) == entry.URL {
+			r.CA = cmp.Or(r.CA, have.CA)
+		}
+	}
+	if _, err := f.verify(ctx, server{r.URL, r.CA}, r.Token, system, ""); problem.KindOf(err) != problem.Denied {
+		return entry.Astray(f.journal, f.config.Path)
+	}
+	return f.journal.Clear()
+}
+
+// probe tries an edit on what is read of the file, and then replaces the file by
+// itself, as the edit will: through its links, and where it is mounted.
+func (f *Fleet) probe(ctx context.Context, edit func(*runnerconfig.Document) error) error {
+	doc, err := f.file().Read()
+	if err != nil {
+		return err
+	}
+	if err := edit(doc); err != nil {
+		return err
+	}
+	if _, err := os.Stat(f.config.Path); errors.Is(err, fs.ErrNotExist) {
+		return f.writable()
+	}
+	_, err = f.file().Update(ctx, func(*runnerconfig.Document) (bool, error) { return true, nil })
+	return err
+}
+
+// writable fails if a file that is not there yet cannot be put there.
 func (f *Fleet) writable() error {
-	probe, err := os.CreateTemp(filepath.Dir(f.config.Path), ".regkeeper-probe-")
+	folder := filepath.Dir(f.config.Path)
+	if to, err := os.Readlink(f.config.Path); err == nil {
+		if folder = filepath.Dir(to); !filepath.IsAbs(to) {
+			folder = filepath.Join(filepath.Dir(f.config.Path), folder)
+		}
+	}
+	probe, err := os.CreateTemp(folder, ".regkeeper-probe-")
 	if err != nil {
 		return disk.Problem(err, "write beside %s", f.config.Path)
 	}

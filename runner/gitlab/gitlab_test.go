@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -70,13 +71,22 @@ func created(r *gitlab.Request) { r.AccessToken, r.Type = secret(accessToken), g
 
 func (m *machine) register(r gitlab.Request, deliverer runner.Deliverer) (*gitlab.Registration, runner.Info, error) {
 	m.t.Helper()
-	facts, err := m.Look(m.t.Context(), r)
-	if err != nil {
-		m.t.Fatalf("Look: %v", err)
-	}
+	facts := m.look(r)
 	plan := gitlab.Decide(r, facts)
 	info, err := m.Apply(m.t.Context(), plan, deliverer)
 	return plan, info, err
+}
+
+func (m *machine) look(r gitlab.Request) gitlab.Facts {
+	m.t.Helper()
+	facts, err := m.Look(m.t.Context())
+	if err != nil {
+		m.t.Fatalf("Look: %v", err)
+	}
+	if facts, err = m.Ask(m.t.Context(), r, facts); err != nil {
+		m.t.Fatalf("Ask: %v", err)
+	}
+	return facts
 }
 
 func (m *machine) must(r gitlab.Request) (*gitlab.Registration, runner.Info) {
@@ -169,7 +179,7 @@ shutdown_timeout = 0
 			t.Errorf("%s has mode %v, %v", entry.Name(), info.Mode(), err)
 		}
 	}
-	if diff := cmp.Diff([]string{".runner_system_id", "config.toml"}, names); diff != "" {
+	if diff := cmp.Diff([]string{".config.toml.regkeeper-runner.lock", ".runner_system_id", "config.toml"}, names); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
@@ -270,6 +280,12 @@ func TestRefused(t *testing.T) {
 		{"login in the url", func(r *gitlab.Request) { created(r); r.URL = "https://u:p@gitlab.example.com" }, []string{"--url"}},
 		{"type", func(r *gitlab.Request) { created(r); r.Type = "" }, []string{"--runner-type"}},
 		{"group without a number", func(r *gitlab.Request) { created(r); r.Type = gitlab.GroupType }, []string{"--runner-type"}},
+		{"no jobs at all", func(r *gitlab.Request) { created(r); r.RunUntagged = new(false) }, []string{"--run-untagged"}},
+		{"no jobs at all, the way before", func(r *gitlab.Request) { r.RegistrationToken, r.RunUntagged = secret("GR"), new(false) }, []string{"--run-untagged"}},
+		{"jobs with tags alone", func(r *gitlab.Request) {
+			r.RegistrationToken = secret("GR")
+			r.RunUntagged, r.TagList = new(false), []string{"a"}
+		}, nil},
 		{"no name", func(r *gitlab.Request) { created(r); r.Name = "" }, []string{"--description"}},
 	} {
 		plan := gitlab.Decide(m.request(c.change), gitlab.Facts{Path: m.path})
@@ -444,7 +460,7 @@ func TestRotateCutOff(t *testing.T) {
 			})})})
 		good := m.text()
 		_, err := broken.Rotate(t.Context(), runner.Selection{}, 0)
-		if problem.KindOf(err) != problem.Storage || !strings.Contains(problem.HintOf(err), ".regkeeper-runner.json") {
+		if problem.KindOf(err) != problem.Storage || !strings.Contains(problem.HintOf(err), ".config.toml.regkeeper-runner.json") {
 			t.Fatalf("rotate: %v", err)
 		}
 		m.write(good)
@@ -460,7 +476,9 @@ func TestRotateCutOff(t *testing.T) {
 		t.Parallel()
 		m := boot(t, usual())
 		_, info := m.must(m.request(created))
-		if err := runner.JournalFor(m.path).Save(runner.Entry{Verb: "rotate", URL: m.url, Name: info.Name, ID: info.ID, Token: "glrt-from-the-journal"}); err != nil {
+		if err := runner.JournalFor(m.path).Save(runner.Entry{
+			Verb: "rotate", URL: m.url, Name: "as it was named", ID: info.ID, Before: runner.Fingerprint("glrt-fake-1-1"), Token: "glrt-from-the-journal",
+		}); err != nil {
 			t.Fatal(err)
 		}
 		steps, err := m.Rotate(t.Context(), runner.Selection{}, 0)
@@ -718,5 +736,226 @@ func TestLoginComesWithIt(t *testing.T) {
 		if diff := cmp.Diff([]string{want}, d.got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", way, diff)
 		}
+	}
+}
+
+func (m *machine) journal() runner.Journal { return runner.JournalFor(m.path) }
+
+// sent says whether the server was asked for such a path since the last call.
+func (m *machine) sent(path string) bool {
+	return slices.ContainsFunc(m.fake.Requests(), func(request string) bool { return strings.Contains(request, path) })
+}
+
+func TestJournalsTokenIsKept(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual())
+	m.must(m.request(created))
+	other := m.fake.Put()
+	entry := runner.Entry{Verb: "rotate", URL: m.url, Name: "docker-runner", ID: other.ID, Before: runner.Fingerprint("glrt-ended"), Token: other.Token}
+	if err := m.journal().Save(entry); err != nil {
+		t.Fatal(err)
+	}
+	before := m.text()
+	if _, err := m.Rotate(t.Context(), runner.Selection{}, 0); problem.KindOf(err) != problem.Busy || !strings.Contains(problem.HintOf(err), m.path) {
+		t.Errorf("rotate: %v", err)
+	}
+	if _, err := m.Unregister(t.Context(), runner.Selection{}); problem.KindOf(err) != problem.Busy {
+		t.Errorf("unregister: %v", err)
+	}
+	if has, err := m.journal().Load(); err != nil || has == nil || has.Token != other.Token || m.text() != before {
+		t.Errorf("the journal has %v, %v, and the file\n%s", has, err, m.text())
+	}
+	// One that the server does not take is of no use.
+	m.fake.Remove(other.ID)
+	if steps, err := m.Rotate(t.Context(), runner.Selection{}, 0); err != nil || len(steps) != 1 || strings.Contains(m.text(), other.Token) {
+		t.Errorf("afterwards: %v, %v", steps, err)
+	}
+}
+
+func TestUnregisterFinishesARotation(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual())
+	given := m.fake.Put()
+	m.must(m.request(func(r *gitlab.Request) { r.Token = secret(given.Token) }))
+	m.write(strings.Replace(m.text(), given.Token, "glrt-ended", 1))
+	if err := m.journal().Save(runner.Entry{Verb: "rotate", URL: m.url, Name: "docker-runner", ID: given.ID, Before: runner.Fingerprint("glrt-ended"), Token: given.Token}); err != nil {
+		t.Fatal(err)
+	}
+	if steps, err := m.Unregister(t.Context(), runner.Selection{}); err != nil || len(steps) != 3 {
+		t.Errorf("unregister: %v, %v", steps, err)
+	}
+	if has := m.fake.Runners(); len(has[0].Machines) != 0 {
+		t.Errorf("the server has %+v", has)
+	}
+	if err := m.journal().Save(runner.Entry{Verb: "register", URL: m.url, Name: "docker-runner", Token: "t"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Unregister(t.Context(), runner.Selection{}); problem.KindOf(err) != problem.Busy {
+		t.Errorf("with a registration that was cut off: %v", err)
+	}
+}
+
+func TestOneAtATime(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual())
+	m.must(m.request(created))
+	request := m.request(func(r *gitlab.Request) { created(r); r.Name = "second" })
+	plan := gitlab.Decide(request, m.look(request))
+	unlock, err := m.journal().Lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.fake.Requests()
+	_, rotate := m.Rotate(t.Context(), runner.Selection{}, 0)
+	_, unregister := m.Unregister(t.Context(), runner.Selection{})
+	_, register := m.Apply(t.Context(), plan, nil)
+	unlock()
+	for verb, err := range map[string]error{"rotate": rotate, "unregister": unregister, "register": register} {
+		if problem.KindOf(err) != problem.Busy {
+			t.Errorf("%s beside another: %v", verb, err)
+		}
+	}
+	if requests := m.fake.Requests(); len(requests) != 0 {
+		t.Errorf("the server was asked for %v", requests)
+	}
+	// Two that decided at the same time.
+	if _, err := m.Apply(t.Context(), plan, nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Apply(t.Context(), plan, nil); problem.KindOf(err) != problem.Busy || len(m.fake.Runners()) != 2 {
+		t.Errorf("the second: %v, and the server has %d runners", err, len(m.fake.Runners()))
+	}
+}
+
+// TestFileThatCannotBeEdited is about what would fail after a token was ended.
+func TestFileThatCannotBeEdited(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual())
+	given := m.fake.Put()
+	m.write("runners = [{name = 'x', url = 'URL', id = 1, token = '" + given.Token + "', executor = 'shell'}]\n")
+	if _, err := m.Rotate(t.Context(), runner.Selection{}, 0); err == nil || m.sent("reset_authentication_token") || m.fake.Runners()[0].Token != given.Token {
+		t.Errorf("rotate: %v, and the server has %v", err, m.fake.Runners())
+	}
+	if _, _, err := m.register(m.request(created), nil); err == nil || len(m.fake.Runners()) != 1 {
+		t.Errorf("register: %v, and the server has %v", err, m.fake.Runners())
+	}
+	// A link to where no file can be.
+	m = boot(t, usual())
+	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(filepath.Dir(m.path), "none", "config.toml"), m.path); err != nil {
+		t.Skip(err)
+	}
+	if _, _, err := m.register(m.request(created), nil); problem.KindOf(err) != problem.Storage || len(m.fake.Runners()) != 0 {
+		t.Errorf("through a link: %v, and the server has %v", err, m.fake.Runners())
+	}
+}
+
+func TestRegisterKilledBeforeTheJournalIsCleared(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual())
+	_, info := m.must(m.request(created))
+	entry := runner.Entry{Verb: "register", URL: m.url, Name: info.Name, NewID: info.ID, Token: m.fake.Runners()[0].Token}
+	if err := m.journal().Save(entry); err != nil {
+		t.Fatal(err)
+	}
+	if plan, _ := m.must(m.request(created)); !plan.Does(runner.Keep) {
+		t.Errorf("it is %v", plan.Steps)
+	}
+	if has, err := m.journal().Load(); has != nil || err != nil {
+		t.Errorf("the journal has %v, %v", has, err)
+	}
+	// Another runner of that name: the file gets both.
+	entry.NewID, entry.Token = m.fake.Put().ID, m.fake.Runners()[1].Token
+	if err := m.journal().Save(entry); err != nil {
+		t.Fatal(err)
+	}
+	if plan, later := m.must(m.request(created)); plan.Does(runner.Keep) || plan.Does(runner.Replace) || later.ID != entry.NewID {
+		t.Errorf("it is %+v by %v", later, plan.Steps)
+	}
+	if infos, err := m.List(t.Context()); err != nil || len(infos) != 2 {
+		t.Errorf("the file has %v, %v", infos, err)
+	}
+	if has, err := m.journal().Load(); has != nil || err != nil {
+		t.Errorf("the journal has %v, %v", has, err)
+	}
+}
+
+func TestEntriesWithOneToken(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual())
+	one, two := m.fake.Put(), m.fake.Put()
+	entry := func(name, token string) string {
+		return "[[runners]]\nname = '" + name + "'\nurl = 'URL'\ntoken = '" + token + "'\nexecutor = 'shell'\n"
+	}
+	m.write(entry("a", one.Token) + entry("b", one.Token) + entry("a", two.Token))
+	steps, err := m.Rotate(t.Context(), runner.Selection{Names: []string{"b"}}, 0)
+	if err != nil || len(steps) != 1 || steps[0].What != "a, b" || !strings.Contains(steps[0].Reason, "other machines") {
+		t.Errorf("rotate: %v, %v", steps, err)
+	}
+	if strings.Contains(m.text(), one.Token) || strings.Count(m.text(), m.fake.Runners()[0].Token) != 2 || !strings.Contains(m.text(), two.Token) {
+		t.Errorf("the file is\n%s", m.text())
+	}
+	// A rotation that was cut off is not taken for that of another of its name.
+	ended := m.fake.Runners()[0].Token
+	if err := m.journal().Save(runner.Entry{Verb: "rotate", URL: m.url, Name: "a", Before: runner.Fingerprint(ended), Token: "glrt-finished"}); err != nil {
+		t.Fatal(err)
+	}
+	if steps, err = m.Rotate(t.Context(), runner.Selection{Names: []string{"a"}}, 0); err != nil || len(steps) != 2 {
+		t.Errorf("rotate: %v, %v", steps, err)
+	}
+	if text := m.text(); strings.Count(text, "glrt-finished") != 2 || strings.Contains(text, two.Token) || !strings.Contains(text, m.fake.Runners()[1].Token) {
+		t.Errorf("the file is\n%s", text)
+	}
+}
+
+func TestTokenThatIsLost(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual())
+	m.must(m.request(created))
+	broken := gitlab.New(gitlab.Config{Path: m.path, Now: func() time.Time { return m.now }, Transport: transport.New(transport.Config{Base: tripper(
+		func(r *http.Request) (*http.Response, error) {
+			response, err := http.DefaultTransport.RoundTrip(r)
+			m.write("[[broken")
+			_ = os.Remove(m.journal().Path())
+			if err := os.MkdirAll(filepath.Join(m.journal().Path(), "x"), 0o700); err != nil {
+				t.Error(err)
+			}
+			return response, err
+		})})})
+	_, err := broken.Rotate(t.Context(), runner.Selection{}, 0)
+	if problem.KindOf(err) != problem.Storage || !strings.Contains(err.Error(), "lost") || strings.Contains(problem.HintOf(err), m.journal().Path()) {
+		t.Errorf("rotate: %v (%s)", err, problem.HintOf(err))
+	}
+}
+
+func TestLookAsksNobody(t *testing.T) {
+	t.Parallel()
+	m := boot(t, usual())
+	m.must(m.request(created))
+	if err := os.Remove(filepath.Join(filepath.Dir(m.path), ".runner_system_id")); err != nil {
+		t.Fatal(err)
+	}
+	m.fake.Requests()
+	facts, err := m.Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := gitlab.Decide(m.request(created), facts)
+	if diff := cmp.Diff([]runner.Action{runner.Verify}, actions(plan)); diff != "" || plan.Err("") != nil {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+	if _, err := m.Apply(t.Context(), plan, nil); problem.KindOf(err) != problem.Usage {
+		t.Errorf("carried out: %v", err)
+	}
+	if requests := m.fake.Requests(); len(requests) != 0 {
+		t.Errorf("the server was asked for %v", requests)
+	}
+	for range 2 {
+		m.look(m.request(created))
+	}
+	if machines := m.fake.Runners()[0].Machines; len(machines) != 1 {
+		t.Errorf("the server knows %v", machines)
 	}
 }

@@ -5,13 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/regkeeper/regkeeper/credential"
+	"github.com/regkeeper/regkeeper/internal/disk"
 	"github.com/regkeeper/regkeeper/problem"
 	"github.com/regkeeper/regkeeper/runner"
 	"github.com/regkeeper/regkeeper/runnerconfig"
@@ -122,7 +126,8 @@ type Facts struct {
 	// Path is the config.toml, and Runners what it has.
 	Path    string
 	Runners []runnerconfig.Runner
-	// Health is of the runner that is there already, if one is.
+	// Health is of the runner that is there already, if one is; empty while nobody has
+	// asked.
 	Health runner.Health
 	Reason string
 	// SystemID is this machine's; Stored says that its file has it.
@@ -172,8 +177,9 @@ func (r *Request) given() string {
 	return ""
 }
 
-// Look gathers what a decision takes. It changes nothing.
-func (f *Fleet) Look(ctx context.Context, r Request) (Facts, error) {
+// Look gathers what a decision takes. It changes nothing, and asks nobody: the server
+// takes a question for a machine that has the runner.
+func (f *Fleet) Look(context.Context) (Facts, error) {
 	facts := Facts{Path: f.config.Path}
 	doc, err := f.file().Read()
 	if err != nil {
@@ -183,12 +189,25 @@ func (f *Fleet) Look(ctx context.Context, r Request) (Facts, error) {
 	if facts.SystemID, facts.Stored, err = f.systemID(); err != nil {
 		return facts, err
 	}
-	if facts.Pending, err = f.journal.Load(); err != nil {
-		return facts, err
+	facts.Pending, err = f.journal.Load()
+	return facts, err
+}
+
+// Ask completes the facts by what the server says of a runner that is there already.
+// It asks in the name of this machine, whose ID is stored first if it was made at
+// random: another one each time would be another machine each time.
+func (f *Fleet) Ask(ctx context.Context, r Request, facts Facts) (Facts, error) {
+	i := there(&r, facts.Runners)
+	if i < 0 {
+		return facts, nil
 	}
-	if i := there(&r, facts.Runners); i >= 0 {
-		_, facts.Health, facts.Reason = f.ask(ctx, facts.Runners[i], facts.SystemID)
+	if !facts.Stored && strings.HasPrefix(facts.SystemID, "r_") {
+		if err := f.storeSystemID(facts.SystemID); err != nil {
+			return facts, err
+		}
+		facts.Stored = true
 	}
+	_, facts.Health, facts.Reason = f.ask(ctx, facts.Runners[i], facts.SystemID)
 	return facts, ctx.Err()
 }
 
@@ -200,6 +219,10 @@ func (f *Fleet) Look(ctx context.Context, r Request) (Facts, error) {
 //	there, own token   refused        refused         refused
 //	there, by name     refused        made anew in its place
 //	there, by name     not known      refused         refused
+//	there              not asked yet  verified        verified
+//
+// A registration that was cut off, and whose token the journal has, is another runner
+// than one of its name with another token.
 func Decide(r Request, facts Facts) *Registration {
 	plan := &Registration{request: r, facts: facts, there: there(&r, facts.Runners)}
 	plan.check(&r)
@@ -208,9 +231,17 @@ func Decide(r Request, facts Facts) *Registration {
 	if plan.decidePending(&r, given); len(plan.Refused) > 0 {
 		return plan
 	}
+	if i := plan.there; i >= 0 && plan.resume && facts.Health == runner.Alive && bearer(facts.Runners[i]) != facts.Pending.Token {
+		plan.there = slices.IndexFunc(facts.Runners, func(have runnerconfig.Runner) bool {
+			return address(have) == root(r.URL) && bearer(have) == facts.Pending.Token
+		})
+	}
 	if plan.there >= 0 {
 		have := facts.Runners[plan.there]
 		switch {
+		case facts.Health == "":
+			plan.Add(runner.Verify, have.Name, "it is in %s already: what is done follows from whether the server takes its token, and it is not asked before", facts.Path)
+			return plan
 		case facts.Health == runner.Unknown:
 			plan.Refuse(have.Name, "it is in %s already, and the server cannot be asked whether it is good: %s", facts.Path, facts.Reason)
 		case facts.Health == runner.Removed && given != "":
@@ -308,6 +339,9 @@ func (p *Registration) check(r *Request) {
 		p.Refuse("--maximum-timeout", "it is a number of seconds")
 	}
 	p.checkServer(r)
+	if r.given() == "" && r.RunUntagged != nil && !*r.RunUntagged && len(r.TagList) == 0 {
+		p.Refuse("--run-untagged", "a runner without tags that takes no jobs without tags takes none")
+	}
 	if r.AccessToken.Empty() {
 		return
 	}
@@ -320,10 +354,6 @@ func (p *Registration) check(r *Request) {
 	default:
 		p.Refuse("--runner-type", "%s takes --group-id, %s --project-id, and %s neither", GroupType, ProjectType, InstanceType)
 	}
-	if r.untagged() || len(r.TagList) > 0 {
-		return
-	}
-	p.Refuse("--run-untagged", "a runner without tags that takes no jobs without tags takes none")
 }
 
 // checkServer refuses what the server has the say over (gitlab-runner,
@@ -467,15 +497,37 @@ func (f *Fleet) Apply(ctx context.Context, plan *Registration, deliverer runner.
 
 func (f *Fleet) apply(ctx context.Context, plan *Registration) (runner.Info, error) {
 	r := &plan.request
+	folder := filepath.Dir(f.config.Path)
+	if err := os.MkdirAll(folder, disk.PrivateFolder); err != nil {
+		return runner.Info{}, disk.Problem(err, "make folder %s", folder)
+	}
+	unlock, err := f.journal.Lock()
+	if err != nil {
+		return runner.Info{}, err
+	}
+	defer unlock()
+	if err := f.unmoved(plan); err != nil {
+		return runner.Info{}, err
+	}
 	if plan.Does(runner.Keep) {
-		return f.info(plan.facts.Runners[plan.there]), nil
+		info := f.info(plan.facts.Runners[plan.there])
+		if plan.resume {
+			return info, f.journal.Clear() // the file has the token
+		}
+		return info, nil
 	}
 	if !plan.facts.Stored {
 		if err := f.storeSystemID(plan.facts.SystemID); err != nil {
 			return runner.Info{}, err
 		}
 	}
-	if err := f.writable(); err != nil {
+	// What would fail afterwards fails before the server makes anything.
+	if err := f.probe(ctx, func(doc *runnerconfig.Document) error {
+		section := maps.Clone(plan.section)
+		section[runnerconfig.KeyToken] = "glrt-probe"
+		_, err := f.edit(doc, plan, section, answer{Token: "glrt-probe"})
+		return err
+	}); err != nil {
 		return runner.Info{}, err
 	}
 	got, journaled, err := f.obtain(ctx, plan)
@@ -510,30 +562,56 @@ func (f *Fleet) apply(ctx context.Context, plan *Registration) (runner.Info, err
 	return runner.Info{}, problem.New(problem.Busy, "find the program that rewrites "+f.config.Path, "runner %s was taken out of its file again", r.Name)
 }
 
-// write puts the section in its place: that of the runner it was, of the same
-// runner by its number, or the last.
-func (f *Fleet) write(ctx context.Context, plan *Registration, section runnerconfig.Section, got answer) error {
-	r := &plan.request
-	_, err := f.file().Update(ctx, func(doc *runnerconfig.Document) (bool, error) {
-		i := find(doc, r.URL, got.Token)
-		if i < 0 && plan.there >= 0 {
-			i = find(doc, root(r.URL), plan.facts.Runners[plan.there].Token)
-		}
-		if i >= 0 {
-			return true, doc.Replace(i, section)
-		}
-		i = slices.IndexFunc(doc.Runners(), func(have runnerconfig.Runner) bool {
-			return address(have) == root(r.URL) && have.ID != 0 && have.ID == got.ID
-		})
-		if i >= 0 && !r.Replace {
-			return f.setToken(doc, i, runner.Entry{Token: got.Token, Expires: got.Expires})
-		}
-		if i >= 0 {
-			return true, doc.Replace(i, section)
-		}
-		return true, doc.Add(section)
+// unmoved fails if the file or the journal is not what the plan follows from, or if
+// nobody was asked for it. The caller has the lock.
+func (f *Fleet) unmoved(plan *Registration) error {
+	if plan.there >= 0 && plan.facts.Health == "" {
+		return problem.New(problem.Usage, hint, "the plan was made without asking the server of what is in %s already", f.config.Path)
+	}
+	doc, err := f.file().Read()
+	if err != nil {
+		return err
+	}
+	entry, err := f.journal.Load()
+	if err != nil {
+		return err
+	}
+	same := slices.EqualFunc(doc.Runners(), plan.facts.Runners, func(a, b runnerconfig.Runner) bool {
+		return a.Name == b.Name && a.URL == b.URL && a.ID == b.ID && a.Token == b.Token
 	})
+	if was := plan.facts.Pending; !same || (entry == nil) != (was == nil) || entry != nil && (entry.Token != was.Token || !entry.Started.Equal(was.Started)) {
+		return problem.New(problem.Busy, "run the command again", "the runners of %s are others than a moment ago", f.config.Path)
+	}
+	return nil
+}
+
+// write puts the section in its place.
+func (f *Fleet) write(ctx context.Context, plan *Registration, section runnerconfig.Section, got answer) error {
+	_, err := f.file().Update(ctx, func(doc *runnerconfig.Document) (bool, error) { return f.edit(doc, plan, section, got) })
 	return err
+}
+
+// edit puts the section in its place: that of the runner it was, of the same runner
+// by its number, or the last.
+func (f *Fleet) edit(doc *runnerconfig.Document, plan *Registration, section runnerconfig.Section, got answer) (changed bool, err error) {
+	r := &plan.request
+	i := find(doc, r.URL, got.Token)
+	if i < 0 && plan.there >= 0 {
+		i = find(doc, root(r.URL), plan.facts.Runners[plan.there].Token)
+	}
+	if i >= 0 {
+		return true, doc.Replace(i, section)
+	}
+	i = slices.IndexFunc(doc.Runners(), func(have runnerconfig.Runner) bool {
+		return address(have) == root(r.URL) && have.ID != 0 && have.ID == got.ID
+	})
+	if i >= 0 && !r.Replace {
+		return f.setToken(doc, i, runner.Entry{Token: got.Token, Expires: got.Expires})
+	}
+	if i >= 0 {
+		return true, doc.Replace(i, section)
+	}
+	return true, doc.Add(section)
 }
 
 // obtain is the runner's number and token; journaled says that the journal has

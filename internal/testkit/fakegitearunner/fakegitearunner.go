@@ -1,7 +1,8 @@
 // Package fakegitearunner is a fake of the part of a Gitea or Forgejo server that
 // runners and their makers use, in memory, written from the published protocol
 // (actions-proto-def) and API (swagger.v1.json): registration tokens, runners
-// registered with them, looked at and deleted.
+// registered with them for a scope, looked at and deleted. As with a real Gitea, the
+// instance's scope shows the runners of all.
 //
 // It refuses to hand out jobs. What it says of an unknown runner is what a real
 // Gitea 1.26 does: an error without a code of its own.
@@ -31,6 +32,9 @@ type Config struct {
 	AccessToken, RegistrationToken string
 	// Forgejo tells the registration token as Forgejo does.
 	Forgejo bool
+	// Fault has a method of the runners' protocol fail for a runner and token that are
+	// known; nil for none.
+	Fault func(method string) error
 	// After may answer in place of the server when that has done its part; it
 	// returns whether it did.
 	After func(http.ResponseWriter, *http.Request) bool
@@ -44,7 +48,11 @@ type Runner struct {
 	Name      string
 	Labels    []string
 	Ephemeral bool
-	// Online and Busy are set by the test.
+	// Scope is whose jobs it takes, as in the API's paths: admin, user, orgs/NAME or
+	// repos/OWNER/NAME.
+	Scope string
+	// Online is set by what is sent in the runner's name, and by the test; Busy by the
+	// test.
 	Online, Busy bool
 }
 
@@ -144,15 +152,24 @@ func (r *recorder) Write(p []byte) (int, error) {
 
 // Register implements the protocol.
 func (s *Server) Register(_ context.Context, request *connect.Request[runnerv1.RegisterRequest]) (*connect.Response[runnerv1.RegisterResponse], error) {
-	if s.config.RegistrationToken == "" || request.Msg.GetToken() != s.config.RegistrationToken {
+	token, scope, scoped := strings.Cut(request.Msg.GetToken(), "@")
+	if s.config.RegistrationToken == "" || token != s.config.RegistrationToken {
 		return nil, errors.New("runner registration token not found")
+	}
+	if !scoped {
+		scope = "admin"
+	}
+	if s.config.Fault != nil {
+		if err := s.config.Fault("Register"); err != nil {
+			return nil, err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last++
 	r := &Runner{
 		ID: s.last, UUID: fmt.Sprintf("uuid-%d", s.last), Token: fmt.Sprintf("token-%d", s.last), Name: request.Msg.GetName(),
-		Labels: request.Msg.GetLabels(), Ephemeral: request.Msg.GetEphemeral(),
+		Labels: request.Msg.GetLabels(), Ephemeral: request.Msg.GetEphemeral(), Scope: scope,
 	}
 	s.runners[r.ID] = r
 	return connect.NewResponse(&runnerv1.RegisterResponse{Runner: &runnerv1.Runner{
@@ -162,10 +179,16 @@ func (s *Server) Register(_ context.Context, request *connect.Request[runnerv1.R
 
 // UpdateLog implements the protocol.
 func (s *Server) UpdateLog(_ context.Context, request *connect.Request[runnerv1.UpdateLogRequest]) (*connect.Response[runnerv1.UpdateLogResponse], error) {
+	if s.config.Fault != nil {
+		if err := s.config.Fault("UpdateLog"); err != nil {
+			return nil, err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.runners {
 		if r.UUID == request.Header().Get("x-runner-uuid") && r.Token == request.Header().Get("x-runner-token") {
+			r.Online = true
 			return nil, errors.New("rpc error: code = Internal desc = get task: task with id " + strconv.FormatInt(request.Msg.GetTaskId(), 10) + ": resource does not exist")
 		}
 	}
@@ -197,7 +220,11 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 			return
 		}
-		answer(w, http.StatusOK, map[string]string{"token": s.config.RegistrationToken})
+		token := s.config.RegistrationToken
+		if scope != "admin" {
+			token += "@" + scope
+		}
+		answer(w, http.StatusOK, map[string]string{"token": token})
 		return
 	}
 	s.mu.Lock()
@@ -205,7 +232,7 @@ func (s *Server) api(w http.ResponseWriter, r *http.Request) {
 	id, _ := strconv.ParseInt(rest, 10, 64)
 	has := s.runners[id]
 	switch {
-	case has == nil:
+	case has == nil || scope != "admin" && scope != has.Scope:
 		answer(w, http.StatusNotFound, map[string]string{"message": "runner not found"})
 	case r.Method == http.MethodGet:
 		status := "offline"
