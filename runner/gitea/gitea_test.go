@@ -312,15 +312,13 @@ func TestRotate(t *testing.T) {
 func TestCutOff(t *testing.T) {
 	t.Parallel()
 	for _, verb := range []string{"register", "rotate"} {
-		left, stop := -1, 0
+		var left atomic.Int64 // how many requests are answered still; below zero for all
+		left.Store(-1)
+		stop := 0
 		for {
 			config := usual()
 			config.After = func(w http.ResponseWriter, _ *http.Request) bool {
-				if left < 0 {
-					return false
-				}
-				left--
-				if left >= 0 {
+				if left.Load() < 0 || left.Add(-1) >= 0 {
 					return false
 				}
 				if hijacker, ok := w.(http.Hijacker); ok {
@@ -347,10 +345,10 @@ func TestCutOff(t *testing.T) {
 				m.must(m.request())
 			}
 			stop++
-			left = stop - 1
+			left.Store(int64(stop - 1))
 			first := act()
-			cutOff := left < 0
-			left = -1
+			cutOff := left.Load() < 0
+			left.Store(-1)
 			if cutOff {
 				// Whatever it was: what is registered is good, and the same again works.
 				if verb == "rotate" {
