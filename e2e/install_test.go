@@ -565,6 +565,13 @@ func TestInstallForPods(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// A pod that was killed leaves its Lease, which runs out.
+	eventually(t, time.Minute, "the pods' Lease to end", func() error {
+		if ok, said := i.attempt("sync"); !ok {
+			return errors.New(said)
+		}
+		return nil
+	})
 	since := c.Mark(t)
 	fresh()
 	if ok, said := i.attempt("sync"); !ok || strings.Contains(said, "event not made") {
