@@ -12,14 +12,11 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/daemon"
 	"github.com/regkeeper/regkeeper/helper"
 	"github.com/regkeeper/regkeeper/internal/disk"
-	"github.com/regkeeper/regkeeper/internal/kube"
 	"github.com/regkeeper/regkeeper/internal/secretref"
 	"github.com/regkeeper/regkeeper/internal/transport"
 	"github.com/regkeeper/regkeeper/keeper"
@@ -151,7 +148,7 @@ func Setup(c config.Config, data *Data, report func(keeper.Event)) (daemon.Setup
 		Verifier: &oci.Verifier{Transport: client, Insecure: insecure, Scratch: scratch},
 		Report:   report,
 	}
-	reader := &secretReader{clusters: data.clusters, mirrors: map[types.NamespacedName]*kube.Mirror[map[string][]byte]{}}
+	reader := newSecretReader(data.clusters)
 	for _, r := range c.Registries {
 		source, origin, terms, err := source(r, data, client, reader)
 		if err != nil {
@@ -296,6 +293,10 @@ func Status(ctx context.Context, c config.Config, folder string, options Options
 	if err != nil {
 		return keeper.Status{}, err
 	}
+	return statusOf(ctx, c, data)
+}
+
+func statusOf(ctx context.Context, c config.Config, data *Data) (keeper.Status, error) {
 	k, err := Keeper(c, data, nil)
 	if err != nil {
 		return keeper.Status{}, err

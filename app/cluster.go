@@ -202,6 +202,10 @@ type secretReader struct {
 
 var _ secretref.ClusterReader = (*secretReader)(nil)
 
+func newSecretReader(clusters *clusters) *secretReader {
+	return &secretReader{clusters: clusters, mirrors: map[types.NamespacedName]*kube.Mirror[map[string][]byte]{}}
+}
+
 // reach has a reference to a Secret read from the cluster; others stay as they are.
 func (r *secretReader) reach(ref secretref.Ref) (secretref.Ref, error) {
 	if ref.Secret == (secretref.ClusterKey{}) {

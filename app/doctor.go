@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,6 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/consumer"
@@ -89,10 +89,10 @@ func Doctor(ctx context.Context, c config.Config, data *Data, access map[config.
 	}
 	d.status(ctx)
 	for _, t := range c.Targets {
-		d.clients(t)
+		d.clients(ctx, t)
 		d.policies(ctx, t)
 	}
-	d.helpers()
+	d.helpers(ctx)
 	d.rights(ctx, access)
 	return ctx.Err()
 }
@@ -122,14 +122,6 @@ func (d *doctor) status(ctx context.Context) {
 		}
 		d.logins(status)
 	}
-}
-
-func statusOf(ctx context.Context, c config.Config, data *Data) (keeper.Status, error) {
-	k, err := Keeper(c, data, nil)
-	if err != nil {
-		return keeper.Status{}, err
-	}
-	return k.Status(ctx)
 }
 
 // proxies looks for addresses that cannot be read: they are passed over silently
@@ -168,7 +160,7 @@ func (d *doctor) fails(check, subject string, err error) {
 
 // source tries the source's own login without making one.
 func (d *doctor) source(ctx context.Context, r config.Registry) {
-	reader := &secretReader{clusters: d.data.clusters, mirrors: map[types.NamespacedName]*kube.Mirror[map[string][]byte]{}}
+	reader := newSecretReader(d.data.clusters)
 	source, origin, _, err := source(r, d.data, transport.New(transport.Config{}), reader)
 	if err != nil {
 		d.fails("source", string(r.Host), err)
@@ -266,32 +258,20 @@ func (d *doctor) logins(status keeper.Status) {
 		case keeper.OK:
 			d.find("target", where, Well, "", "holds the logins in force")
 		case keeper.Pending:
-			d.find("target", where, Warning, or(p.Hint, "run regkeeper sync, or regkeeper up"), "%s", or(p.Problem, "does not hold the logins in force yet"))
+			d.find("target", where, Warning, cmp.Or(p.Hint, "run regkeeper sync, or regkeeper up"), "%s", cmp.Or(p.Problem, "does not hold the logins in force yet"))
 		default:
 			d.tell(Finding{Check: "target", Subject: where, Health: Ill, Text: p.Problem, Hint: p.Hint, kind: problem.Partial})
 		}
 	}
 }
 
-func or(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
-}
-
 // clients has each client that a file is for say which login it takes of it: an
 // entry that regkeeper wrote is of no use where something else comes first.
-func (d *doctor) clients(t config.Target) {
+func (d *doctor) clients(ctx context.Context, t config.Target) {
 	if t.File == nil || t.File.Format != config.FormatDocker {
 		return
 	}
-	hosts := t.Registries
-	if len(hosts) == 0 {
-		for _, r := range d.config.Registries {
-			hosts = append(hosts, r.Host)
-		}
-	}
+	hosts, here := targetHosts(d.config, t), scene.Here(ctx, true)
 	for _, path := range filesOf(t) {
 		info, err := os.Stat(path)
 		if err != nil {
@@ -300,7 +280,7 @@ func (d *doctor) clients(t config.Target) {
 		if info.Mode().Perm()&0o077 != 0 {
 			d.find("client", t.Name+" "+path, Worth, "chmod 600, unless another user's client must read it", "users other than its owner may read it (%s)", info.Mode().Perm())
 		}
-		around := scene.Here(context.Background(), true)
+		around := here
 		around.DockerConfig = path
 		if home, ok := strings.CutSuffix(path, "/.docker/config.json"); ok && home != around.Home {
 			// It is another user's, whose environment is not known.
@@ -364,8 +344,8 @@ func (d *doctor) client(target, path string, host credential.Host, around consum
 
 // helpers looks for the programs that the config.json of targets and of this user
 // name.
-func (d *doctor) helpers() {
-	around := scene.Here(context.Background(), true)
+func (d *doctor) helpers(ctx context.Context) {
+	around := scene.Here(ctx, true)
 	folder := around.Env["DOCKER_CONFIG"]
 	if folder == "" {
 		folder = filepath.Join(around.Home, ".docker")

@@ -327,17 +327,12 @@ func targetSpots(ctx context.Context, c config.Config, data *Data, q Question) (
 		if t.Name != q.Target {
 			continue
 		}
-		reader := &secretReader{clusters: data.clusters, mirrors: map[types.NamespacedName]*kube.Mirror[map[string][]byte]{}}
+		reader := newSecretReader(data.clusters)
 		made, _, err := targets(t, data, transport.New(transport.Config{Retries: httpRetries}), reader)
 		if err != nil {
 			return nil, err
 		}
-		hosts := t.Registries
-		if len(hosts) == 0 {
-			for _, r := range c.Registries {
-				hosts = append(hosts, r.Host)
-			}
-		}
+		hosts := targetHosts(c, t)
 		var spots []spot
 		for _, n := range made {
 			n.hosts = hosts
@@ -359,6 +354,18 @@ func targetSpots(ctx context.Context, c config.Config, data *Data, q Question) (
 		return spots, nil
 	}
 	return nil, problem.New(problem.NotFound, "targets: "+strings.Join(names, ", "), "there is no target %q", q.Target)
+}
+
+// targetHosts are the registries whose logins go to a target.
+func targetHosts(c config.Config, t config.Target) []credential.Host {
+	if len(t.Registries) > 0 {
+		return t.Registries
+	}
+	hosts := make([]credential.Host, len(c.Registries))
+	for i, r := range c.Registries {
+		hosts[i] = r.Host
+	}
+	return hosts
 }
 
 func placeSpot(ctx context.Context, t config.Target, n named, data *Data, at credential.Place, q Question) (spot, error) {

@@ -10,16 +10,15 @@ import (
 	"time"
 
 	dockercli "github.com/docker/cli/cli/config"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/regkeeper/regkeeper/config"
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/daemon"
 	"github.com/regkeeper/regkeeper/image"
-	"github.com/regkeeper/regkeeper/internal/kube"
 	"github.com/regkeeper/regkeeper/internal/transport"
 	"github.com/regkeeper/regkeeper/keeper/loan"
 	"github.com/regkeeper/regkeeper/lifecycle"
+	"github.com/regkeeper/regkeeper/lifecycle/jobimage"
 	"github.com/regkeeper/regkeeper/registry/gitea"
 	"github.com/regkeeper/regkeeper/registry/gitlab"
 	"github.com/regkeeper/regkeeper/registry/harbor"
@@ -72,7 +71,7 @@ type borrowed struct {
 func OpenRegistries(c config.Config, data *Data) *Registries {
 	return &Registries{
 		config: c, data: data, client: transport.New(transport.Config{Retries: httpRetries}),
-		reader: &secretReader{clusters: data.clusters, mirrors: map[types.NamespacedName]*kube.Mirror[map[string][]byte]{}},
+		reader: newSecretReader(data.clusters),
 		open:   map[opened]ImageRegistry{}, loans: map[opened]*borrowed{},
 	}
 }
@@ -232,7 +231,13 @@ func (r *Registries) lender(configured config.Registry) (*loan.Lender, error) {
 
 // Cache is where manifests are remembered: in the data folder if there is one, or
 // else in the user's cache; nil where neither can be had.
-func Cache(folder string) *lifecycle.Cache {
+func Cache(folder string) *lifecycle.Cache { return openCache(folder, lifecycle.OpenCache) }
+
+// LayerCache is where it is remembered what layers hold: in the same folder; nil
+// where it cannot be had.
+func LayerCache(folder string) *jobimage.Cache { return openCache(folder, jobimage.OpenCache) }
+
+func openCache[C any](folder string, open func(path string) (*C, error)) *C {
 	path := filepath.Join(folder, cacheName)
 	if _, err := os.Stat(folder); err != nil {
 		user, err := os.UserCacheDir()
@@ -241,7 +246,7 @@ func Cache(folder string) *lifecycle.Cache {
 		}
 		path = filepath.Join(user, "regkeeper")
 	}
-	cache, err := lifecycle.OpenCache(path)
+	cache, err := open(path)
 	if err != nil {
 		return nil // it costs requests, no more
 	}
