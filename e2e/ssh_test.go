@@ -136,7 +136,7 @@ func TestSSHConformance(t *testing.T) {
 	key := newKey(t)
 	servers := []*sshd{startSSHD(t, key), startSSHD(t, key)}
 	shared := filepath.Join(t.TempDir(), "config")
-	writeText(t, shared, "ControlMaster auto\nControlPath "+filepath.Dir(shared)+"/%C\nControlPersist 60\n")
+	writeText(t, shared, "ControlMaster auto\nControlPath "+filepath.Dir(shared)+"/%C\nControlPersist 600\n")
 	t.Cleanup(func() {
 		for _, s := range servers {
 			end := exec.Command("ssh", "-F", shared, "-O", "exit", "-p", strconv.Itoa(s.host.Port), "-l", s.host.User, s.host.Name)
