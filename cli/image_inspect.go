@@ -63,7 +63,7 @@ the signatures, SBOMs and other referrers of each of them.`,
 
 func inspect(inventory *image.Inventory, graph *image.Graph, d digest.Digest, seen map[digest.Digest]bool) inspected {
 	seen[d] = true
-	i := inspected{Manifest: inventory.Manifests[d], Tags: graph.Tags(d)}
+	i := inspected{Manifest: inventory.Manifests.Get(d), Tags: graph.Tags(d)}
 	if i.Manifest == nil {
 		i.Manifest, i.Missing = &image.Manifest{Digest: d}, inventory.Missing[d]
 	}

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -138,17 +137,17 @@ func list(inventory *image.Inventory) []listed {
 }
 
 func describe(inventory *image.Inventory, graph *image.Graph, i image.Image) listed {
-	closure := graph.Closure(slices.Values([]digest.Digest{i.Digest}))
+	closure := graph.Closure(i.Digest)
 	l := listed{
 		Repository: inventory.Repository, Digest: i.Digest, Tags: i.Tags, Platforms: []string{},
-		Built: inventory.Built(i.Digest), Size: inventory.Size(maps.Keys(closure)),
+		Built: inventory.Built(i.Digest), Size: inventory.Size(closure.All()),
 	}
 	for _, name := range i.Tags {
 		if at := inventory.Tags[name].Pushed; at.After(l.Pushed) {
 			l.Pushed = at
 		}
 	}
-	for d := range closure {
+	for d := range closure.All() {
 		if d != i.Digest && len(graph.Parents(d)) == 0 {
 			l.Attached++
 		}

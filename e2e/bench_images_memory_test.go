@@ -112,8 +112,8 @@ func BenchmarkInventoryMemory(b *testing.B) {
 			before := heap()
 			began := time.Now()
 			inventory, err := lifecycle.Read(b.Context(), registry, image.Repository{Host: credential.Host(host), Path: "app"}, lifecycle.Reading{Dates: true})
-			if err != nil || len(inventory.Manifests) != 5*n {
-				b.Fatalf("%d manifests: %v", len(inventory.Manifests), err)
+			if err != nil || inventory.Manifests.Len() != 5*n {
+				b.Fatalf("%d manifests: %v", inventory.Manifests.Len(), err)
 			}
 			read := time.Since(began)
 			fake.Requests()

@@ -127,7 +127,7 @@ func TestDates(t *testing.T) {
 	put("epoch", time.Unix(0, 0), time.Unix(0, 0))
 	put("tomorrow", noon.Add(20*time.Hour), time.Time{})
 	put("next year", noon.Add(300*day), time.Time{})
-	r.tag("pushed again", r.Manifests[r.Tags["pushed"].Digest], noon)
+	r.tag("pushed again", r.Manifests.Get(r.Tags["pushed"].Digest), noon)
 	// A manifest without a tag is no image, and grows the disk.
 	old := r.manifest("old", "linux/amd64", time.Time{}, layer("old"))
 	r.Untagged[old.Digest] = image.Tag{Digest: old.Digest, Pushed: noon.Add(-40 * day)}
@@ -208,7 +208,7 @@ func TestRehearsal(t *testing.T) {
 				gone[d] = true
 			}
 			kept := func(yield func(digest.Digest) bool) {
-				for d := range c.of.Manifests {
+				for d := range c.of.Manifests.Digests() {
 					if !gone[d] && !yield(d) {
 						return
 					}

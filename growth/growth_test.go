@@ -70,7 +70,7 @@ func (r repository) manifest(name, platform string, built time.Time, layers ...i
 		Digest: digest.FromString(name), MediaType: ocispec.MediaTypeImageManifest, Size: 500, Config: &config,
 		Layers: layers, Created: built, Platform: platform,
 	}
-	r.Manifests[m.Digest] = m
+	r.Manifests.Put(m)
 	return m
 }
 
@@ -84,7 +84,7 @@ func (r repository) index(name string, of ...*image.Manifest) *image.Manifest {
 		}
 		m.Children = append(m.Children, child)
 	}
-	r.Manifests[m.Digest] = m
+	r.Manifests.Put(m)
 	return m
 }
 

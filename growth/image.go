@@ -126,7 +126,7 @@ func walk(inventory *image.Inventory, root digest.Digest, visit func(m *image.Ma
 	seen := map[digest.Digest]bool{}
 	var down func(d digest.Digest, of string)
 	down = func(d digest.Digest, of string) {
-		m := inventory.Manifests[d]
+		m := inventory.Manifests.Get(d)
 		if m == nil || seen[d] {
 			return
 		}

@@ -52,12 +52,12 @@ func someRepositories(t *rapid.T) []repository {
 				r.manifest(name, "linux/amd64", noon.Add(-time.Duration(n)*day), blob(name, int64(n)*MB), blob("1", MB))
 			}
 		}
-		digests := slices.Sorted(maps.Keys(r.Manifests))
+		digests := slices.Sorted(r.Manifests.Digests())
 		if len(digests) == 0 {
 			all = append(all, r)
 			continue
 		}
-		pick := func() *image.Manifest { return r.Manifests[rapid.SampledFrom(digests).Draw(t, "manifest")] }
+		pick := func() *image.Manifest { return r.Manifests.Get(rapid.SampledFrom(digests).Draw(t, "manifest")) }
 		for n := range rapid.IntRange(0, 3).Draw(t, "indexes") {
 			index := r.index(fmt.Sprintf("index %d in %d", n, i), pick(), pick())
 			digests = append(digests, index.Digest)
@@ -65,6 +65,7 @@ func someRepositories(t *rapid.T) []repository {
 		for range rapid.IntRange(0, 2).Draw(t, "referrers") {
 			if m, of := pick(), pick(); !m.IsIndex() {
 				m.Subject = of.Digest
+				r.Manifests.Put(m)
 			}
 		}
 		for n := range rapid.IntRange(0, 8).Draw(t, "tags") {
@@ -86,7 +87,7 @@ func someRepositories(t *rapid.T) []repository {
 func took(all []repository) int64 {
 	seen := map[string]int64{}
 	for _, r := range all {
-		for _, m := range r.Manifests {
+		for _, m := range r.Manifests.All() {
 			seen[fmt.Sprint(r.Repository.Host, m.Digest)] = m.Size
 			for _, b := range m.Blobs() {
 				seen[fmt.Sprint(r.Repository.Host, b.Digest)] = b.Size
@@ -125,7 +126,7 @@ func TestUsageProperties(t *testing.T) {
 			if own := took(all) - took(others); row.Own != own || row.Own+row.Shared != row.Bytes || row.Shared < 0 {
 				t.Fatalf("%s has %+v; %d go with it", row.Repository, row.Sizes, own)
 			}
-			if want := all[i].Size(maps.Keys(all[i].Manifests)); row.Bytes != want {
+			if want := all[i].Size(all[i].Manifests.Digests()); row.Bytes != want {
 				t.Fatalf("%s has %d bytes, want %d", row.Repository, row.Bytes, want)
 			}
 		}
@@ -133,8 +134,8 @@ func TestUsageProperties(t *testing.T) {
 			graph := r.Graph()
 			alone := add(t, []repository{r})
 			for n, i := range u.Images(r.Repository) {
-				closure := graph.Closure(slices.Values([]digest.Digest{i.Digest}))
-				if want := r.Size(maps.Keys(closure)); i.Bytes != want || i.Own+i.Shared != i.Bytes || i.Own < 0 || i.Shared < 0 {
+				closure := graph.Closure(i.Digest)
+				if want := r.Size(closure.All()); i.Bytes != want || i.Own+i.Shared != i.Bytes || i.Own < 0 || i.Shared < 0 {
 					t.Fatalf("%v has %+v, want %d", i.Tags, i.Sizes, want)
 				}
 				if own := goesWith(r, graph, i.Digest); alone.Images(r.Repository)[n].Own != own {
@@ -167,16 +168,15 @@ func goesWith(r repository, graph *image.Graph, d digest.Digest) int64 {
 			others = append(others, i.Digest)
 		}
 	}
-	reached := graph.Closure(maps.Keys(images))
-	for m := range r.Manifests {
-		if !reached[m] {
+	reached := graph.Closure(slices.Collect(maps.Keys(images))...)
+	for m := range r.Manifests.Digests() {
+		if !reached.Has(m) {
 			others = append(others, m)
 		}
 	}
-	rest := graph.Closure(slices.Values(others))
-	with := maps.Clone(rest)
-	maps.Copy(with, graph.Closure(slices.Values([]digest.Digest{d})))
-	return r.Size(maps.Keys(with)) - r.Size(maps.Keys(rest))
+	rest := graph.Closure(others...)
+	with := graph.Closure(append(others, d)...)
+	return r.Size(with.All()) - r.Size(rest.All())
 }
 
 func TestHistoryProperties(t *testing.T) {
@@ -236,12 +236,12 @@ func TestHistoryProperties(t *testing.T) {
 		rules := decide(plan.Policy{Rules: []plan.Rule{{Last: rapid.IntRange(1, 4).Draw(t, "last")}}}, plan.Facts{})
 		r := u.Rehearse(noon, question.Days)
 		for _, v := range all {
-			before := v.Graph().Closure(maps.Keys(v.Manifests))
+			before := maps.Collect(v.Manifests.All())
 			if err := r.Add(v.Inventory, rules); err != nil {
 				t.Fatal(err)
 			}
-			if !maps.Equal(before, v.Graph().Closure(maps.Keys(v.Manifests))) {
-				t.Fatal("the inventory was changed")
+			if diff := cmp.Diff(before, maps.Collect(v.Manifests.All())); diff != "" {
+				t.Fatalf("the inventory was changed:\n%s", diff)
 			}
 		}
 		o := r.Outcome(question)

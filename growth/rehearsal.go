@@ -2,7 +2,6 @@ package growth
 
 import (
 	"fmt"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -86,7 +85,7 @@ func (r *Rehearsal) Add(inventory *image.Inventory, rules Decide) error {
 		if full < 0 && slices.ContainsFunc(then.Images(), func(i image.Image) bool { return gone[i.Digest] }) {
 			full = k
 		}
-		for d := range then.Manifests {
+		for d := range then.Manifests.Digests() {
 			for id := range r.usage.of(inventory, d) {
 				if missing := int(id) + 1 - len(r.kept); missing > 0 {
 					r.kept = append(r.kept, make([]uint16, missing)...)
@@ -118,24 +117,31 @@ func past(inventory *image.Inventory, graph *image.Graph, at time.Time) *image.I
 		}
 	}
 	reached := map[digest.Digest]bool{}
-	reach := func(roots ...digest.Digest) map[digest.Digest]bool {
-		closure := graph.Closure(slices.Values(roots))
-		maps.Copy(reached, closure)
+	reach := func(roots ...digest.Digest) image.Set {
+		closure := graph.Closure(roots...)
+		for d := range closure.All() {
+			reached[d] = true
+		}
 		return closure
 	}
-	there := reach(roots...)
+	there := map[digest.Digest]bool{}
+	for d := range reach(roots...).All() {
+		there[d] = true
+	}
 	// What is of a later image is none of its own.
 	for _, i := range inventory.Images() {
 		reach(i.Digest)
 	}
 	for d := range loose(inventory, graph, reached) {
 		if closure := reach(d); was(d) {
-			maps.Copy(there, closure)
+			for d := range closure.All() {
+				there[d] = true
+			}
 		}
 	}
 	for d := range there {
-		if m := inventory.Manifests[d]; m != nil {
-			then.Manifests[d] = m
+		if m := inventory.Manifests.Get(d); m != nil {
+			then.Manifests.Put(m)
 		}
 		if row, ok := inventory.Untagged[d]; ok {
 			then.Untagged[d] = row
@@ -150,7 +156,7 @@ func past(inventory *image.Inventory, graph *image.Graph, at time.Time) *image.I
 		}
 	}
 	for subject, referrers := range inventory.Referrers {
-		if inventory.Manifests[subject] == nil && slices.ContainsFunc(referrers, func(d digest.Digest) bool { return there[d] }) {
+		if !inventory.Manifests.Has(subject) && slices.ContainsFunc(referrers, func(d digest.Digest) bool { return there[d] }) {
 			then.Referrers[subject] = referrers
 		}
 	}

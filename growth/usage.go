@@ -8,11 +8,8 @@ package growth
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"iter"
-	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -26,7 +23,7 @@ import (
 )
 
 // Usage is what repositories take together. Nothing of an inventory is kept alive
-// once it was added: about 130 bytes stay for each manifest and blob, and 8 for
+// once it was added: about 90 bytes stay for each manifest and blob, and 8 for
 // each time that an image or a repository holds one.
 //
 // A manifest or blob is counted once per registry: registries keep it once for
@@ -34,23 +31,23 @@ import (
 // does not know (Unread, Missing) and what registries do not keep (foreign
 // layers) counts nothing.
 type Usage struct {
-	hosts        map[credential.Host]uint32
-	ids          map[key]uint32
+	shelves      map[credential.Host]*shelf
 	contents     []content
-	others       map[uint32]digest.Digest // the digests of another algorithm than SHA-256
 	repositories []repository
 	added        map[image.Repository]bool
 }
 
-// key is a manifest or blob of a registry.
-type key struct {
-	host uint32
-	sum  [sha256.Size]byte
+// shelf has the manifests and blobs of a registry, with their numbers in contents.
+type shelf struct {
+	digests  *image.Digests
+	contents []uint32
 }
 
 type content struct {
-	sum  [sha256.Size]byte
-	size int64
+	shelf *shelf
+	// number is that of its digest on the shelf.
+	number uint32
+	size   int64
 	// in counts the repositories that have it; last is the latest of these, by
 	// its number from 1.
 	in, last uint32
@@ -78,10 +75,8 @@ type repository struct {
 // NewUsage makes one without repositories.
 func NewUsage() *Usage {
 	return &Usage{
-		hosts:  map[credential.Host]uint32{},
-		ids:    map[key]uint32{},
-		others: map[uint32]digest.Digest{},
-		added:  map[image.Repository]bool{},
+		shelves: map[credential.Host]*shelf{},
+		added:   map[image.Repository]bool{},
 	}
 }
 
@@ -92,12 +87,12 @@ func (u *Usage) Add(inventory *image.Inventory) error {
 	}
 	u.added[inventory.Repository] = true
 	u.repositories = append(u.repositories, repository{
-		name: inventory.Repository, manifests: len(inventory.Manifests),
+		name: inventory.Repository, manifests: inventory.Manifests.Len(),
 		unread: len(inventory.Unread), missing: len(inventory.Missing),
 	})
 	number := uint32(len(u.repositories)) //nolint:gosec // nobody has so many repositories
 	r := &u.repositories[number-1]
-	for d := range inventory.Manifests {
+	for d := range inventory.Manifests.Digests() {
 		for id := range u.of(inventory, d) {
 			if c := &u.contents[id]; c.last != number {
 				c.last = number
@@ -120,7 +115,7 @@ func (u *Usage) Add(inventory *image.Inventory) error {
 		for _, tag := range tags {
 			h.tags = append(h.tags, strings.Clone(tag))
 		}
-		for part := range graph.Closure(slices.Values([]digest.Digest{d})) {
+		for part := range graph.Closure(d).All() {
 			reached[part] = true
 			h.has = slices.AppendSeq(h.has, u.of(inventory, part))
 		}
@@ -145,12 +140,12 @@ func (u *Usage) Add(inventory *image.Inventory) error {
 func loose(inventory *image.Inventory, graph *image.Graph, reached map[digest.Digest]bool) iter.Seq[digest.Digest] {
 	return func(yield func(digest.Digest) bool) {
 		var roots, rest []digest.Digest
-		for _, d := range slices.Sorted(maps.Keys(inventory.Manifests)) {
+		for _, d := range slices.Sorted(inventory.Manifests.Digests()) {
 			if reached[d] {
 				continue
 			}
 			subject, attached := graph.Subject(d)
-			if len(graph.Parents(d)) == 0 && (!attached || inventory.Manifests[subject] == nil) {
+			if len(graph.Parents(d)) == 0 && (!attached || !inventory.Manifests.Has(subject)) {
 				roots = append(roots, d)
 			} else {
 				rest = append(rest, d)
@@ -199,7 +194,7 @@ func seconds(at time.Time) int64 {
 // of lists a manifest and its blobs: none if it could not be read.
 func (u *Usage) of(inventory *image.Inventory, d digest.Digest) iter.Seq[uint32] {
 	return func(yield func(uint32) bool) {
-		m := inventory.Manifests[d]
+		m := inventory.Manifests.Get(d)
 		if m == nil || !yield(u.id(inventory, d, m.Size)) {
 			return
 		}
@@ -214,40 +209,24 @@ func (u *Usage) of(inventory *image.Inventory, d digest.Digest) iter.Seq[uint32]
 // id numbers a manifest or blob. Of several sizes that are told the largest
 // counts: what a manifest says of a blob need not be true.
 func (u *Usage) id(inventory *image.Inventory, d digest.Digest, size int64) uint32 {
-	host, ok := u.hosts[inventory.Repository.Host]
-	if !ok {
-		host = uint32(len(u.hosts)) //nolint:gosec // nobody has so many registries
-		u.hosts[inventory.Repository.Host] = host
+	on := u.shelves[inventory.Repository.Host]
+	if on == nil {
+		on = &shelf{digests: image.NewDigests()}
+		u.shelves[inventory.Repository.Host] = on
 	}
-	k := key{host: host}
-	text := d.String()
-	digits, ok := strings.CutPrefix(text, "sha256:")
-	if ok = ok && len(digits) == 2*sha256.Size; ok {
-		_, err := hex.Decode(k.sum[:], []byte(digits))
-		ok = err == nil
+	number, added := on.digests.Add(d)
+	if added {
+		on.contents = append(on.contents, uint32(len(u.contents))) //nolint:gosec // memory ends before
+		u.contents = append(u.contents, content{shelf: on, number: number})
 	}
-	if !ok {
-		k.sum = sha256.Sum256([]byte(text))
-	}
-	id, known := u.ids[k]
-	if !known {
-		id = uint32(len(u.contents)) //nolint:gosec // memory ends before
-		u.ids[k] = id
-		u.contents = append(u.contents, content{sum: k.sum})
-		if !ok {
-			u.others[id] = digest.Digest(strings.Clone(text))
-		}
-	}
+	id := on.contents[number]
 	u.contents[id].size = max(u.contents[id].size, size)
 	return id
 }
 
 // digest is what a number stands for.
 func (u *Usage) digest(id uint32) digest.Digest {
-	if d, ok := u.others[id]; ok {
-		return d
-	}
-	return digest.NewDigestFromBytes(digest.SHA256, u.contents[id].sum[:])
+	return u.contents[id].shelf.digests.At(u.contents[id].number)
 }
 
 // plus adds sizes. Manifests can claim any: the sum ends at the largest number.

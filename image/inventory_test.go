@@ -1,7 +1,6 @@
 package image_test
 
 import (
-	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -18,10 +17,19 @@ import (
 type named struct {
 	*image.Inventory
 	names map[digest.Digest]string
+	// made are put in when the inventory is asked for: a test changes them first.
+	made []*image.Manifest
 }
 
 func newNamed() *named {
-	return &named{image.NewInventory(image.Repository{Host: "gitea.example.com", Path: "a"}), map[digest.Digest]string{}}
+	return &named{image.NewInventory(image.Repository{Host: "gitea.example.com", Path: "a"}), map[digest.Digest]string{}, nil}
+}
+
+func (n *named) whole() *image.Inventory {
+	for _, m := range n.made {
+		n.Manifests.Put(m)
+	}
+	return n.Inventory
 }
 
 func (n *named) d(name string) digest.Digest {
@@ -40,7 +48,7 @@ func (n *named) add(name, subject string, children ...string) *image.Manifest {
 		m.MediaType = ocispec.MediaTypeImageIndex
 		m.Children = append(m.Children, image.Child{Digest: n.d(c)})
 	}
-	n.Manifests[m.Digest] = m
+	n.made = append(n.made, m)
 	return m
 }
 
@@ -60,7 +68,7 @@ func (n *named) closure(roots ...string) []string {
 	for _, r := range roots {
 		from = append(from, n.d(r))
 	}
-	return n.called(slices.Collect(maps.Keys(n.Graph().Closure(slices.Values(from)))))
+	return n.called(slices.Collect(n.whole().Graph().Closure(from...).All()))
 }
 
 func TestClosure(t *testing.T) {
@@ -126,7 +134,7 @@ func TestGraph(t *testing.T) {
 	n.add("signature", "")
 	long := digest.SHA512.FromString("long")
 	n.names[long] = "long"
-	n.Manifests[long] = &image.Manifest{Digest: long}
+	n.made = append(n.made, &image.Manifest{Digest: long})
 	n.add("list of long", "")
 	n.Referrers[n.d("index")] = []digest.Digest{n.d("sbom"), n.d("listed")}
 	n.tag("v1", "index")
@@ -134,7 +142,7 @@ func TestGraph(t *testing.T) {
 	n.tag("v1-amd64", "amd")
 	n.tag(image.ReferrersTag(n.d("index"))+".sig", "signature")
 	n.tag(image.ReferrersTag(long), "list of long")
-	g := n.Graph()
+	g := n.whole().Graph()
 
 	if diff := cmp.Diff([]string{"latest", "v1"}, g.Tags(n.d("index"))); diff != "" {
 		t.Errorf("tags (-want +got):\n%s", diff)
@@ -155,7 +163,7 @@ func TestGraph(t *testing.T) {
 		}
 	}
 	var images []string
-	for _, i := range n.Images() {
+	for _, i := range n.whole().Images() {
 		images = append(images, n.names[i.Digest])
 	}
 	slices.Sort(images)
@@ -189,7 +197,7 @@ func TestSize(t *testing.T) {
 		for _, name := range c.of {
 			list = append(list, n.d(name))
 		}
-		if got := n.Size(slices.Values(list)); got != c.want {
+		if got := n.whole().Size(slices.Values(list)); got != c.want {
 			t.Errorf("%v take %d bytes, want %d", c.of, got, c.want)
 		}
 	}
@@ -214,7 +222,7 @@ func TestBuiltOfIndex(t *testing.T) {
 	for name, want := range map[string]time.Time{
 		"amd": day(1), "index": day(5), "wraps": day(5), "says": day(3), "epoch": {}, "made up": {}, "missing": {}, "attested by a list": day(1), "ring": day(1),
 	} {
-		if got := n.Built(n.d(name)); !got.Equal(want) {
+		if got := n.whole().Built(n.d(name)); !got.Equal(want) {
 			t.Errorf("%s was built %v, want %v", name, got, want)
 		}
 	}

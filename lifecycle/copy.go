@@ -168,7 +168,7 @@ func (r *reading) attachments(ctx context.Context) error {
 		for _, tag := range tags {
 			subject, _ := image.Attached(tag.Name)
 			_, had := r.inventory.Tags[tag.Name]
-			if had || r.inventory.Manifests[subject] == nil {
+			if had || !r.inventory.Manifests.Has(subject) {
 				continue
 			}
 			if err := r.tag(ctx, tag); err != nil {
@@ -242,7 +242,7 @@ func (p *placing) image(ctx context.Context, root digest.Digest) error {
 // index of the platforms that are wanted.
 func (p *placing) chosen(ctx context.Context, root digest.Digest) (mediaType string, raw []byte, whole bool, err error) {
 	mediaType, raw, err = p.raw(ctx, root)
-	m := p.inventory.Manifests[root]
+	m := p.inventory.Manifests.Get(root)
 	if err != nil || len(p.how.Platforms) == 0 || !m.IsIndex() {
 		return mediaType, raw, true, err
 	}
@@ -306,7 +306,7 @@ func (p *placing) manifest(ctx context.Context, d digest.Digest) error {
 		return nil
 	}
 	p.done[d] = true
-	m := p.inventory.Manifests[d]
+	m := p.inventory.Manifests.Get(d)
 	if m == nil {
 		return problem.New(problem.Damaged, "push the image anew", "the image is not whole: its registry does not have %s", d)
 	}
@@ -315,7 +315,7 @@ func (p *placing) manifest(ctx context.Context, d digest.Digest) error {
 			return err
 		}
 	}
-	if m.Subject != "" && p.inventory.Manifests[m.Subject] != nil {
+	if m.Subject != "" && p.inventory.Manifests.Has(m.Subject) {
 		if err := p.manifest(ctx, m.Subject); err != nil {
 			return err
 		}

@@ -185,7 +185,7 @@ func TestCopyOfSomePlatforms(t *testing.T) {
 	}
 	to.whole("app", "v1")
 	v := to.inventory("app")
-	if children := v.Manifests[v.Tags["v1"].Digest].Children; len(children) != 1 || children[0].Platform != "linux/arm64" {
+	if children := v.Manifests.Get(v.Tags["v1"].Digest).Children; len(children) != 1 || children[0].Platform != "linux/arm64" {
 		t.Errorf("the copy has %+v", children)
 	}
 	_, err = lifecycle.NewCopier(lifecycle.Copying{Platforms: []string{"plan9/mips"}}).Copy(t.Context(), from.Registry, ref("app", "v1"), to.place("app", "v2"))
@@ -270,7 +270,7 @@ func TestCopyJoinsReferrersLists(t *testing.T) {
 	}
 	v := to.inventory("app")
 	has := map[digest.Digest]bool{}
-	for _, child := range v.Manifests[v.Tags[image.ReferrersTag(root.Digest)].Digest].Children {
+	for _, child := range v.Manifests.Get(v.Tags[image.ReferrersTag(root.Digest)].Digest).Children {
 		has[child.Digest] = true
 	}
 	if !has[ours.Digest] || !has[theirs.Digest] || len(has) != 2 {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -93,7 +92,7 @@ func DecideMirror(wanted *plan.Plan, source *image.Inventory, to image.Repositor
 // lacking says what of an image's attachments is not known to be at the
 // destination.
 func lacking(graph *image.Graph, root digest.Digest, there map[string]image.Tag) string {
-	for _, d := range slices.Sorted(maps.Keys(graph.Closure(slices.Values([]digest.Digest{root})))) {
+	for _, d := range slices.Sorted(graph.Closure(root).All()) {
 		if d == root || len(graph.Parents(d)) > 0 {
 			continue
 		}

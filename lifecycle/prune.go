@@ -297,7 +297,7 @@ func (a *applying) look(ctx context.Context) error {
 	graph := inventory.Graph()
 	a.needed = map[digest.Digest]string{}
 	need := func(root digest.Digest, why string) {
-		for d := range graph.Closure(slices.Values([]digest.Digest{root})) {
+		for d := range graph.Closure(root).All() {
 			if a.needed[d] == "" {
 				a.needed[d] = why
 			}
@@ -311,9 +311,9 @@ func (a *applying) look(ctx context.Context) error {
 	for _, d := range plan.Used(inventory, uses) {
 		need(d, image.Short(d)+" is in use by now")
 	}
-	for d := range inventory.Manifests {
+	for d := range inventory.Manifests.Digests() {
 		subject, attached := graph.Subject(d)
-		alone := len(graph.Parents(d)) == 0 && (!attached || inventory.Manifests[subject] == nil)
+		alone := len(graph.Parents(d)) == 0 && (!attached || !inventory.Manifests.Has(subject))
 		if alone && !goes[d] {
 			need(d, image.Short(d)+" needs it")
 		}

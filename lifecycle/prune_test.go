@@ -76,8 +76,8 @@ func TestPrune(t *testing.T) {
 				k.whole("app", tag)
 				k.whole("app", image.ReferrersTag(v.Tags[tag].Digest)+".sig")
 			}
-			for d := range before.Manifests {
-				if _, stays := v.Manifests[d]; !stays {
+			for d := range before.Manifests.Digests() {
+				if !v.Manifests.Has(d) {
 					k.gone("app", d.String())
 				}
 			}

@@ -74,9 +74,7 @@ type reading struct {
 
 	mu sync.Mutex
 	// asked are the manifests that were begun.
-	asked map[digest.Digest]bool
-	// texts has one copy each of what manifests repeat: digests and media types.
-	texts      map[string]string
+	asked      *image.Digests
 	done       int
 	noReferrer bool
 	// vanished are tags that were listed, and then not there.
@@ -116,7 +114,7 @@ func newReading(reader image.Reader, repository image.Repository, how Reading) *
 	how.Parallel = cmp.Or(how.Parallel, defaultParallel)
 	return &reading{
 		Reading: how, reader: reader, inventory: image.NewInventory(repository),
-		slots: make(chan struct{}, how.Parallel), asked: map[digest.Digest]bool{}, texts: map[string]string{},
+		slots: make(chan struct{}, how.Parallel), asked: image.NewDigests(),
 	}
 }
 
@@ -222,13 +220,13 @@ var errListed = errors.New("the registry lists it, and says that it does not hav
 
 // also adds a manifest that nothing led to so far.
 func (r *reading) also(ctx context.Context, d digest.Digest) error {
-	if valid := d.Validate() == nil; !valid || r.asked[d] {
+	if valid := d.Validate() == nil; !valid || r.asked.Has(d) {
 		return nil
 	}
 	if err := r.visit(ctx, d, false); err != nil {
 		return err
 	}
-	if _, listed := r.inventory.Untagged[d]; r.inventory.Manifests[d] != nil && !listed {
+	if _, listed := r.inventory.Untagged[d]; r.inventory.Manifests.Has(d) && !listed {
 		r.inventory.Untagged[d] = image.Tag{Digest: d}
 	}
 	// It may be no manifest of this repository.
@@ -239,10 +237,9 @@ func (r *reading) also(ctx context.Context, d digest.Digest) error {
 // visit reads a manifest and all that it leads to, each once.
 func (r *reading) visit(ctx context.Context, d digest.Digest, dates bool) error {
 	r.mu.Lock()
-	asked := r.asked[d]
-	r.asked[d] = true
+	_, first := r.asked.Add(d)
 	r.mu.Unlock()
-	if asked {
+	if !first {
 		return nil
 	}
 	defer r.report()
@@ -257,8 +254,7 @@ func (r *reading) visit(ctx context.Context, d digest.Digest, dates bool) error 
 		return r.unread(ctx, d.String(), err)
 	}
 	r.mu.Lock()
-	r.share(m)
-	r.inventory.Manifests[m.Digest] = m
+	r.inventory.Manifests.Put(m)
 	r.mu.Unlock()
 	for _, c := range m.Children {
 		if err := r.visit(ctx, c.Digest, dates && m.Built().IsZero() && c.Attests == ""); err != nil {
@@ -268,35 +264,6 @@ func (r *reading) visit(ctx context.Context, d digest.Digest, dates bool) error 
 	return r.referrers(ctx, m)
 }
 
-// share has a manifest hold no text that another holds: most of what the manifests
-// of a repository say is the same. The lock is held.
-func (r *reading) share(m *image.Manifest) {
-	text := func(text string) string {
-		if one, ok := r.texts[text]; ok {
-			return one
-		}
-		r.texts[text] = text
-		return text
-	}
-	one := func(d *digest.Digest) { *d = digest.Digest(text(d.String())) }
-	one(&m.Digest)
-	one(&m.Subject)
-	m.MediaType, m.ArtifactType, m.Platform = text(m.MediaType), text(m.ArtifactType), text(m.Platform)
-	for i := range m.Children {
-		c := &m.Children[i]
-		one(&c.Digest)
-		one(&c.Attests)
-		c.MediaType, c.Platform = text(c.MediaType), text(c.Platform)
-	}
-	if m.Config != nil {
-		m.Config.MediaType = text(m.Config.MediaType) // its digest is its own
-	}
-	for i := range m.Layers {
-		one(&m.Layers[i].Digest)
-		m.Layers[i].MediaType = text(m.Layers[i].MediaType)
-	}
-}
-
 func (r *reading) report() {
 	if r.Report == nil {
 		return
@@ -304,7 +271,7 @@ func (r *reading) report() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.done++
-	r.Report(Progress{What: r.inventory.Repository.String(), Done: r.done, Of: len(r.asked)})
+	r.Report(Progress{What: r.inventory.Repository.String(), Done: r.done, Of: r.asked.Len()})
 }
 
 // load reads a manifest, and the config of an image that has no date without.

@@ -38,8 +38,8 @@ func TestReadFindsEverything(t *testing.T) {
 			if config.NoReferrers {
 				want -= 2 // nothing tells of what has no tag
 			}
-			if len(v.Manifests) != want {
-				t.Errorf("%d manifests, want %d", len(v.Manifests), want)
+			if v.Manifests.Len() != want {
+				t.Errorf("%d manifests, want %d", v.Manifests.Len(), want)
 			}
 			if diff := cmp.Diff([]string{"one", "two"}, tagsOf(v.Images())); diff != "" {
 				t.Errorf("images (-want +got):\n%s", diff)

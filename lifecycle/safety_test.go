@@ -73,7 +73,7 @@ func (k *kit) children(path string, at time.Time) lists {
 	l := lists{Registry: k.Registry}
 	v := k.inventory(path)
 	graph := v.Graph()
-	for d := range v.Manifests {
+	for d := range v.Manifests.Digests() {
 		if len(graph.Tags(d)) == 0 {
 			l.rows = append(l.rows, image.Tag{Digest: d, Pushed: at})
 		}

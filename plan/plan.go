@@ -144,7 +144,7 @@ type candidate struct {
 	built time.Time
 	uses  []string
 	// closure is all that it needs and all that belongs to it, itself too.
-	closure map[digest.Digest]bool
+	closure image.Set
 
 	keep    bool
 	reasons []string
@@ -193,14 +193,14 @@ func Decide(policy Policy, inventory *image.Inventory, facts Facts) *Plan {
 			c.keepBecause("what it leads to could not be found")
 		}
 	}
-	keepLast(policy, candidates, facts)
+	keepLast(policy, candidates, graph, facts)
 	if len(policy.Rules) == 0 {
 		for _, c := range candidates {
 			c.keepBecause("no rule is set")
 		}
 	}
 	for _, c := range candidates {
-		if m := inventory.Manifests[c.digest]; m != nil && m.Deleting && len(policy.Rules) > 0 {
+		if m := inventory.Manifests.Get(c.digest); m != nil && m.Deleting && len(policy.Rules) > 0 {
 			c.keep, c.reasons = false, []string{"its deletion was cut off"}
 		}
 	}
@@ -211,7 +211,7 @@ func Decide(policy Policy, inventory *image.Inventory, facts Facts) *Plan {
 			roots = append(roots, c.digest)
 		}
 	}
-	for d := range inventory.Manifests {
+	for d := range inventory.Manifests.Digests() {
 		if dangling(inventory, graph, d) {
 			judged = append(judged, d)
 			if !orphaned(inventory, graph, facts.Deleted, d) || inUse(byDigest, graph, d) {
@@ -220,17 +220,17 @@ func Decide(policy Policy, inventory *image.Inventory, facts Facts) *Plan {
 		}
 	}
 	// What nobody judged stays.
-	reached := graph.Closure(slices.Values(judged))
-	for d := range inventory.Manifests {
-		if !reached[d] {
+	reached := graph.Closure(judged...)
+	for d := range inventory.Manifests.Digests() {
+		if !reached.Has(d) {
 			roots = append(roots, d)
 		}
 	}
-	kept := graph.Closure(slices.Values(roots))
+	kept := graph.Closure(roots...)
 	for _, c := range candidates {
 		switch {
 		case c.keep:
-		case kept[c.digest]:
+		case kept.Has(c.digest):
 			c.reasons = nil
 			c.keepBecause(sharedBecause(inventory, graph, kept, c.digest))
 		case len(p.Unread) > 0:
@@ -251,14 +251,14 @@ func unread(inventory *image.Inventory) []image.Unread {
 	}
 	var lacking []string
 	note := func(d digest.Digest, what string) {
-		if inventory.Manifests[d] == nil && !inventory.Missing[d] {
+		if !inventory.Manifests.Has(d) && !inventory.Missing[d] {
 			lacking = append(lacking, cmp.Or(d.String(), what))
 		}
 	}
 	for name, tag := range inventory.Tags {
 		note(tag.Digest, name)
 	}
-	for d, m := range inventory.Manifests {
+	for d, m := range inventory.Manifests.All() {
 		note(d, "")
 		for _, c := range m.Children {
 			note(c.Digest, "")
@@ -283,24 +283,21 @@ func unread(inventory *image.Inventory) []image.Unread {
 // candidates lists the images, newest first.
 func candidates(inventory *image.Inventory, graph *image.Graph) []*candidate {
 	var all []*candidate
-	closure := func(d digest.Digest) map[digest.Digest]bool {
-		return graph.Closure(slices.Values([]digest.Digest{d}))
-	}
 	part := func(d digest.Digest) bool {
 		holders := graph.Parents(d)
-		if subject, ok := graph.Subject(d); ok && inventory.Manifests[subject] != nil {
+		if subject, ok := graph.Subject(d); ok && inventory.Manifests.Has(subject) {
 			holders = append(slices.Clone(holders), subject)
 		}
 		if len(holders) == 0 {
 			return false
 		}
 		// Tags can be made so that a manifest belongs to itself: that is none.
-		own := closure(d)
-		return slices.ContainsFunc(holders, func(holder digest.Digest) bool { return !own[holder] })
+		own := graph.Closure(d)
+		return slices.ContainsFunc(holders, func(holder digest.Digest) bool { return !own.Has(holder) })
 	}
 	somePushed := false
 	for _, i := range inventory.Images() {
-		c := &candidate{digest: i.Digest, tags: i.Tags, closure: closure(i.Digest)}
+		c := &candidate{digest: i.Digest, tags: i.Tags, closure: graph.Closure(i.Digest)}
 		for _, name := range i.Tags {
 			c.seen(inventory.Tags[name])
 		}
@@ -311,7 +308,7 @@ func candidates(inventory *image.Inventory, graph *image.Graph) []*candidate {
 		if len(graph.Tags(d)) > 0 || part(d) || dangling(inventory, graph, d) {
 			continue
 		}
-		c := &candidate{digest: d, closure: closure(d)}
+		c := &candidate{digest: d, closure: graph.Closure(d)}
 		c.seen(row)
 		all = append(all, c)
 	}
@@ -324,7 +321,7 @@ func candidates(inventory *image.Inventory, graph *image.Graph) []*candidate {
 	}
 	slices.SortFunc(all, func(a, b *candidate) int {
 		// What is part of another comes after it.
-		return cmp.Or(compareAge(a, b), cmp.Compare(len(b.closure), len(a.closure)), cmp.Compare(a.digest, b.digest))
+		return cmp.Or(compareAge(a, b), cmp.Compare(b.closure.Len(), a.closure.Len()), cmp.Compare(a.digest, b.digest))
 	})
 	return all
 }
@@ -397,14 +394,17 @@ func used(inventory *image.Inventory, uses []image.Use) (byDigest map[digest.Dig
 	}
 	// Some runtimes know an image by the digest of its config.
 	configs := map[digest.Digest]bool{}
-	for d, m := range inventory.Manifests {
+	for d, m := range inventory.Manifests.All() {
+		if len(byDigest) == 0 {
+			break
+		}
 		if m.Config != nil && len(byDigest[m.Config.Digest]) > 0 {
 			configs[m.Config.Digest] = true
 			byDigest[d] = append(byDigest[d], byDigest[m.Config.Digest]...)
 		}
 	}
 	for d, where := range byDigest {
-		if inventory.Manifests[d] == nil && !configs[d] {
+		if !inventory.Manifests.Has(d) && !configs[d] {
 			notes = append(notes, fmt.Sprintf("manifest %s is not among what was read, and used by %s", image.Short(d), slices.Min(where)))
 		}
 		slices.Sort(byDigest[d])
@@ -424,7 +424,7 @@ func SamePath(a, b image.Repository) bool {
 func Used(inventory *image.Inventory, uses []image.Use) []digest.Digest {
 	byDigest, anyTag, _ := used(inventory, uses)
 	all := map[digest.Digest]bool{}
-	for d, m := range inventory.Manifests {
+	for d, m := range inventory.Manifests.All() {
 		if len(byDigest[d]) > 0 || m.Config != nil && len(byDigest[m.Config.Digest]) > 0 {
 			all[d] = true
 		}
@@ -441,7 +441,7 @@ func Used(inventory *image.Inventory, uses []image.Use) []digest.Digest {
 // that belongs to it.
 func (c *candidate) attach(byDigest map[digest.Digest][]string, anyTag []string) {
 	c.uses = slices.Clone(anyTag)
-	for d := range c.closure {
+	for d := range c.closure.All() {
 		c.uses = append(c.uses, byDigest[d]...)
 	}
 	slices.Sort(c.uses)
@@ -450,7 +450,7 @@ func (c *candidate) attach(byDigest map[digest.Digest][]string, anyTag []string)
 
 // inUse says whether a manifest is used, or something that it leads to.
 func inUse(byDigest map[digest.Digest][]string, graph *image.Graph, d digest.Digest) bool {
-	for d := range graph.Closure(slices.Values([]digest.Digest{d})) {
+	for d := range graph.Closure(d).All() {
 		if len(byDigest[d]) > 0 {
 			return true
 		}
@@ -504,14 +504,14 @@ func (c *candidate) judge(policy Policy, facts Facts, lost bool) {
 
 // keepLast asks the rules that count images. They come newest first. What is part
 // of one that was counted, or belongs to one, stays with that and takes no place.
-func keepLast(policy Policy, candidates []*candidate, facts Facts) {
+func keepLast(policy Policy, candidates []*candidate, graph *image.Graph, facts Facts) {
 	for _, rule := range policy.Rules {
 		if rule.Last <= 0 {
 			continue
 		}
 		taken := 0
 		var last *candidate
-		counted := map[digest.Digest]bool{}
+		counted := graph.Marks()
 		// Of some that came at one time, one that does not say when it was built may
 		// be older or newer than any.
 		silent := map[int64]bool{}
@@ -529,20 +529,20 @@ func keepLast(policy Policy, candidates []*candidate, facts Facts) {
 			case len(c.tags) == 0:
 			case !a.met:
 				c.goBecause(rule.said(a))
-			case counted[c.digest]:
+			case counted.On(c.digest):
 				c.goBecause(rule.String() + ": it is part of another image")
 			case c.date.IsZero():
-				maps.Copy(counted, c.closure)
+				counted.SetAll(c.closure)
 				c.keepBecause(rule.String() + ": its age is not known")
 			case taken < rule.Last || compareAge(last, c) == 0 || c.date.Equal(last.date) && silent[c.date.UnixNano()]:
 				// Of those as old as the last, none is the older.
 				taken++
 				last = c
-				maps.Copy(counted, c.closure)
+				counted.SetAll(c.closure)
 				c.keepBecause(fmt.Sprintf("%s: number %d, %s", rule, taken, c.dated(facts.Now)))
 			default:
 				taken++
-				maps.Copy(counted, c.closure)
+				counted.SetAll(c.closure)
 				c.goBecause(fmt.Sprintf("%s: number %d, %s", rule, taken, c.dated(facts.Now)))
 			}
 		}
@@ -571,7 +571,7 @@ func lost(inventory *image.Inventory, graph *image.Graph) bool {
 			return true
 		}
 		for _, parent := range graph.Parents(d) {
-			for _, child := range inventory.Manifests[parent].Children {
+			for _, child := range inventory.Manifests.Get(parent).Children {
 				if child.Digest == d && child.MediaType != ocispec.MediaTypeImageManifest && child.MediaType != image.DockerManifest {
 					return true
 				}
@@ -584,11 +584,11 @@ func lost(inventory *image.Inventory, graph *image.Graph) bool {
 // dangling says whether a manifest belongs to one that is not here: its subject
 // may be in another repository, as cosign can be told to have it.
 func dangling(inventory *image.Inventory, graph *image.Graph, d digest.Digest) bool {
-	if m := inventory.Manifests[d]; m != nil && m.Subject != "" && inventory.Manifests[m.Subject] == nil {
+	if subject := inventory.Manifests.Subject(d); subject != "" && !inventory.Manifests.Has(subject) {
 		return true
 	}
 	for _, name := range graph.Tags(d) {
-		if subject, ok := image.Attached(name); ok && inventory.Manifests[subject] == nil {
+		if subject, ok := image.Attached(name); ok && !inventory.Manifests.Has(subject) {
 			return true
 		}
 	}
@@ -597,7 +597,7 @@ func dangling(inventory *image.Inventory, graph *image.Graph, d digest.Digest) b
 
 // orphaned says whether all that a dangling manifest belongs to was deleted by us.
 func orphaned(inventory *image.Inventory, graph *image.Graph, deleted map[digest.Digest]bool, d digest.Digest) bool {
-	if m := inventory.Manifests[d]; m != nil && m.Subject != "" && !deleted[m.Subject] {
+	if subject := inventory.Manifests.Subject(d); subject != "" && !deleted[subject] {
 		return false
 	}
 	for _, name := range graph.Tags(d) {
@@ -608,14 +608,14 @@ func orphaned(inventory *image.Inventory, graph *image.Graph, deleted map[digest
 	return len(deleted) > 0
 }
 
-func sharedBecause(inventory *image.Inventory, graph *image.Graph, kept map[digest.Digest]bool, d digest.Digest) string {
+func sharedBecause(inventory *image.Inventory, graph *image.Graph, kept image.Set, d digest.Digest) string {
 	for _, parent := range graph.Parents(d) {
-		if kept[parent] {
+		if kept.Has(parent) {
 			return "part of " + called(graph, parent) + ", which stays"
 		}
 	}
 	switch subject, ok := graph.Subject(d); {
-	case ok && inventory.Manifests[subject] == nil:
+	case ok && !inventory.Manifests.Has(subject):
 		return "belongs to " + image.Short(subject) + ", which is not in this repository"
 	case ok:
 		return "belongs to " + called(graph, subject) + ", which stays"
@@ -643,12 +643,12 @@ func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory, delet
 		if c.date.IsZero() {
 			v.Date = time.Time{}
 		}
-		m := inventory.Manifests[c.digest]
+		m := inventory.Manifests.Get(c.digest)
 		v.CutOff = !v.Keep && (m != nil && m.Deleting || len(v.Tags) == 0 && deleted[c.digest])
 		if v.Tags == nil {
 			v.Tags = []string{}
 		}
-		v.Size = inventory.Size(maps.Keys(c.closure))
+		v.Size = inventory.Size(c.closure.All())
 		p.Images = append(p.Images, v)
 	}
 }
@@ -656,23 +656,27 @@ func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory, delet
 // steps lists what is deleted for the images that go: the image first, then what
 // only it needs, then what belongs to it. Killed in between, what is left over
 // belongs to nothing, and no image that stays lacks anything.
-func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph *image.Graph, kept, deleted map[digest.Digest]bool) {
-	done := map[digest.Digest]bool{}
-	var order []Step
+func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph *image.Graph, kept image.Set, deleted map[digest.Digest]bool) {
+	done := graph.Marks()
+	order := make([]Step, 0, max(0, inventory.Manifests.Len()-kept.Len()))
 	var remove func(d digest.Digest, reason string)
 	remove = func(d digest.Digest, reason string) {
-		if kept[d] || done[d] {
+		if kept.Has(d) || done.On(d) {
 			return
 		}
-		done[d] = true
+		done.Set(d)
 		order = append(order, Step{Digest: d, Reason: reason})
-		if m := inventory.Manifests[d]; m != nil {
+		if m := inventory.Manifests.Get(d); m != nil && len(m.Children) > 0 {
+			reason := "part of " + called(graph, d)
 			for _, c := range m.Children {
-				remove(c.Digest, "part of "+called(graph, d))
+				remove(c.Digest, reason)
 			}
 		}
-		for _, a := range graph.Attached(d) {
-			remove(a, "belongs to "+called(graph, d))
+		if attached := graph.Attached(d); len(attached) > 0 {
+			reason := "belongs to " + called(graph, d)
+			for _, a := range attached {
+				remove(a, reason)
+			}
 		}
 	}
 	for _, c := range slices.Backward(candidates) { // the oldest first
@@ -680,16 +684,16 @@ func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph 
 			remove(c.digest, "no rule keeps "+called(graph, c.digest))
 		}
 	}
-	for _, d := range slices.Sorted(maps.Keys(inventory.Manifests)) {
+	for _, d := range slices.Sorted(inventory.Manifests.Digests()) {
 		if len(p.Rules) > 0 && len(p.Unread) == 0 && dangling(inventory, graph, d) && orphaned(inventory, graph, deleted, d) {
 			subject, _ := graph.Subject(d)
 			remove(d, "belonged to "+image.Short(subject)+", which was deleted")
 		}
 	}
 	p.Steps = ordered(order, inventory, graph)
-	p.Frees = inventory.Size(maps.Keys(inventory.Manifests)) - inventory.Size(func(yield func(digest.Digest) bool) {
-		for d := range inventory.Manifests {
-			if !done[d] && !yield(d) {
+	p.Frees = inventory.Size(inventory.Manifests.Digests()) - inventory.Size(func(yield func(digest.Digest) bool) {
+		for d := range inventory.Manifests.Digests() {
+			if !done.On(d) && !yield(d) {
 				return
 			}
 		}
@@ -700,40 +704,44 @@ func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph 
 // What is part of several goes after the last of them: until then each is whole,
 // and some registries refuse to delete a part.
 func ordered(manifests []Step, inventory *image.Inventory, graph *image.Graph) []Step {
-	left := map[digest.Digest]Step{}
+	numbers := image.NewDigests() // those of the steps, in their order
 	for _, s := range manifests {
-		left[s.Digest] = s
+		numbers.Add(s.Digest)
 	}
-	indexes := map[digest.Digest]int{}
-	for d := range left {
-		for _, parent := range graph.Parents(d) {
-			if _, goes := left[parent]; goes {
-				indexes[d]++
+	written := make([]bool, len(manifests))
+	indexes := make([]int, len(manifests)) // that go, and are not written
+	for n, s := range manifests {
+		for _, parent := range graph.Parents(s.Digest) {
+			if numbers.Has(parent) {
+				indexes[n]++
 			}
 		}
 	}
-	steps := []Step{}
+	steps := make([]Step, 0, 2*len(manifests))
 	var write func(d digest.Digest)
 	write = func(d digest.Digest) {
-		step, ok := left[d]
-		if !ok || indexes[d] > 0 {
+		n, ok := numbers.Find(d)
+		if !ok || written[n] || indexes[n] > 0 {
 			return
 		}
-		delete(left, d)
+		written[n] = true
+		step := manifests[n]
 		for _, tag := range graph.Tags(d) {
-			steps = append(steps, Step{Tag: tag, Digest: d, Reason: step.Reason})
+			steps = append(steps, Step{Tag: tag, Digest: step.Digest, Reason: step.Reason})
 		}
 		if !inventory.Missing[d] {
 			steps = append(steps, step)
 		}
-		m := inventory.Manifests[d]
+		m := inventory.Manifests.Get(d)
 		if m == nil {
 			return
 		}
 		for i, c := range m.Children {
 			// The same may be of two platforms.
 			if !slices.ContainsFunc(m.Children[:i], func(b image.Child) bool { return b.Digest == c.Digest }) {
-				indexes[c.Digest]--
+				if n, goes := numbers.Find(c.Digest); goes {
+					indexes[n]--
+				}
 				write(c.Digest)
 			}
 		}
@@ -741,5 +749,5 @@ func ordered(manifests []Step, inventory *image.Inventory, graph *image.Graph) [
 	for _, s := range manifests {
 		write(s.Digest)
 	}
-	return steps
+	return slices.Clip(steps)
 }

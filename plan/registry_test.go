@@ -237,7 +237,7 @@ func (r *fakeRegistry) crawl(repository image.Repository) *image.Inventory {
 		if r.skipped > 0 && i == r.skipped {
 			continue
 		}
-		v.Manifests[digests[i]] = r.manifest(i)
+		v.Manifests.Put(r.manifest(i))
 		queue = append(queue, r.nodes[i].children...)
 		if !r.referrers {
 			continue

@@ -241,7 +241,7 @@ func (c *comparison) losses(root digest.Digest) []Break {
 	for len(queue) > 0 {
 		d := queue[0]
 		queue = queue[1:]
-		if m := c.inventory.Manifests[d]; m != nil {
+		if m := c.inventory.Manifests.Get(d); m != nil {
 			for _, child := range m.Children {
 				if seen[child.Digest] {
 					continue
@@ -275,7 +275,7 @@ func (c *comparison) losses(root digest.Digest) []Break {
 
 // nameless says whether the tag is lost by which a manifest belongs to another.
 func (c *comparison) nameless(a, to digest.Digest) bool {
-	if m := c.inventory.Manifests[a]; m != nil && m.Subject == to || slices.Contains(c.inventory.Referrers[to], a) {
+	if c.inventory.Manifests.Subject(a) == to || slices.Contains(c.inventory.Referrers[to], a) {
 		return false
 	}
 	for _, tag := range c.graph.Tags(a) {
@@ -304,7 +304,7 @@ func (c *comparison) attachment(d digest.Digest) string {
 			}
 		}
 	}
-	if m := c.inventory.Manifests[d]; m != nil {
+	if m := c.inventory.Manifests.Get(d); m != nil {
 		return m.ArtifactType
 	}
 	return ""
@@ -321,7 +321,7 @@ func (c *comparison) deployed(uses []image.Use) []Break {
 	// Some runtimes know an image by the digest of its config.
 	configs := map[digest.Digest][]digest.Digest{}
 	for d := range c.gone {
-		if m := c.inventory.Manifests[d]; m != nil && m.Config != nil {
+		if m := c.inventory.Manifests.Get(d); m != nil && m.Config != nil {
 			configs[m.Config.Digest] = append(configs[m.Config.Digest], d)
 		}
 	}

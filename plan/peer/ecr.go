@@ -335,11 +335,8 @@ func (p *ecrPolicy) Outcome(inventory *image.Inventory, facts plan.Facts) Outcom
 // refers is the subject that a manifest itself names. Tags in cosign's scheme
 // are tags like others to ECR.
 func (s *shelf) refers(d digest.Digest) (digest.Digest, bool) {
-	m := s.Manifests[d]
-	if m == nil || m.Subject == "" || s.Manifests[m.Subject] == nil {
-		return "", false
-	}
-	return m.Subject, true
+	subject := s.Manifests.Subject(d)
+	return subject, subject != "" && s.Manifests.Has(subject)
 }
 
 // run evaluates all rules once on images, the newest first, and tells what

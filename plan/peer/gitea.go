@@ -237,7 +237,7 @@ func (r *giteaRule) Outcome(inventory *image.Inventory, facts plan.Facts) Outcom
 	// references counts the rows, by the digest that they name.
 	references := map[digest.Digest]int{}
 	children := func(d digest.Digest, n int) {
-		if m := inventory.Manifests[d]; m != nil {
+		if m := inventory.Manifests.Get(d); m != nil {
 			for _, c := range m.Children {
 				references[c.Digest] += n
 			}
@@ -308,7 +308,7 @@ func (s *shelf) giteaVersions() []giteaVersion {
 	for _, d := range s.all() {
 		if _, both := s.Untagged[d]; both || len(s.graph.Tags(d)) == 0 {
 			row := giteaVersion{name: d.String(), digest: d, created: s.pushed("", d)}
-			if m := s.Manifests[d]; m != nil && len(m.Children) > 0 {
+			if m := s.Manifests.Get(d); m != nil && len(m.Children) > 0 {
 				row.order = 1
 			}
 			rows = append(rows, row)

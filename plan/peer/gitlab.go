@@ -233,7 +233,7 @@ func (s *shelf) collected(o *Outcome) map[digest.Digest]bool {
 				return
 			}
 			seen[d] = true
-			m := s.Manifests[d]
+			m := s.Manifests.Get(d)
 			if m == nil {
 				return
 			}
@@ -242,7 +242,7 @@ func (s *shelf) collected(o *Outcome) map[digest.Digest]bool {
 			}
 			for _, a := range s.graph.Attached(d) {
 				// What is kept under a tag of its own has no other tie.
-				if of := s.Manifests[a]; of != nil && of.Subject == d || slices.Contains(s.Referrers[d], a) {
+				if s.Manifests.Subject(a) == d || slices.Contains(s.Referrers[d], a) {
 					visit(a)
 				}
 			}
@@ -254,7 +254,7 @@ func (s *shelf) collected(o *Outcome) map[digest.Digest]bool {
 	}
 	kept, gone := reach(o.Keeps), map[digest.Digest]bool{}
 	for d := range reach(o.Deletes) {
-		if !kept[d] && s.Manifests[d] != nil {
+		if !kept[d] && s.Manifests.Has(d) {
 			gone[d] = true
 		}
 	}

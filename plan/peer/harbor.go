@@ -406,7 +406,7 @@ func (s *shelf) harborAccessory(d digest.Digest) bool {
 	if _, ok := s.subject(d); !ok {
 		return false
 	}
-	if m := s.Manifests[d]; m != nil && m.Subject != "" {
+	if s.Manifests.Subject(d) != "" {
 		return true
 	}
 	for _, tag := range s.graph.Tags(d) {

@@ -221,7 +221,7 @@ func (s *shelf) dates(without string) []string {
 // all are the manifests that the registry has, sorted.
 func (s *shelf) all() []digest.Digest {
 	var list []digest.Digest
-	for d := range s.Manifests {
+	for d := range s.Manifests.Digests() {
 		list = append(list, d)
 	}
 	for d := range s.Untagged {
@@ -247,7 +247,7 @@ func (s *shelf) holds(d digest.Digest, gone map[digest.Digest]bool) (digest.Dige
 // subject is what the manifest belongs to, if that is in the repository.
 func (s *shelf) subject(d digest.Digest) (digest.Digest, bool) {
 	subject, ok := s.graph.Subject(d)
-	return subject, ok && s.Manifests[subject] != nil && subject != d
+	return subject, ok && s.Manifests.Has(subject) && subject != d
 }
 
 // called is a manifest as people know it.

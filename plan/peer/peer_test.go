@@ -124,11 +124,12 @@ func TestBreaks(t *testing.T) {
 	s.tag("v1", 2*day, "v1")
 	for _, suffix := range []string{".sig", ".att", ".sbom", ""} {
 		name := "v1" + suffix + " attached"
-		s.add(name).ArtifactType = "x"
+		s.add(name)
+		s.change(name, func(m *image.Manifest) { m.ArtifactType = "x" })
 		s.tag(name, 9*day, image.ReferrersTag(d("v1"))+suffix)
 	}
-	s.add("scan").Subject = d("v1")
-	s.Manifests[d("scan")].ArtifactType = "application/spdx+json"
+	s.add("scan")
+	s.change("scan", func(m *image.Manifest) { m.Subject, m.ArtifactType = d("v1"), "application/spdx+json" })
 	s.untagged("scan", 9*day)
 	_, _, diff := s.judge(parse(t, peer.Gitea, "keep_count: 1\n"))
 	same(t, "the differences", []string{
@@ -158,6 +159,7 @@ func TestDates(t *testing.T) {
 			m := s.add(name)
 			if i < 2 {
 				m.Created = noon.Add(-time.Duration(i+1) * 40 * day)
+				s.Manifests.Put(m)
 			}
 			s.Tags[name] = image.Tag{Name: name, Digest: m.Digest}
 		}

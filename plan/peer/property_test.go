@@ -52,7 +52,7 @@ func whole(t failer, s *shop, o peer.Outcome) {
 		}
 	}
 	for d := range gone {
-		if s.Manifests[d] == nil {
+		if !s.Manifests.Has(d) {
 			t.Fatalf("%s is gone, and was never there", d)
 		}
 	}
@@ -180,7 +180,7 @@ func TestCompareAgrees(t *testing.T) {
 		rules := plan.Policy{Rules: []plan.Rule{{Last: 1 + numbers.Draw(t, "last")}}, Grace: days(ages.Draw(t, "grace"))}
 		made := plan.Decide(rules, s.Inventory, s.facts)
 		o := peer.Outcome{Peer: kinds.Draw(t, "kind"), Manifests: made.Digests()}
-		tags, manifests := maps.Clone(s.Tags), maps.Clone(s.Manifests)
+		tags, manifests := maps.Clone(s.Tags), maps.Collect(s.Manifests.All())
 		for _, step := range made.Steps {
 			o.Deletes = append(o.Deletes, peer.Entry{Tag: step.Tag, Digest: step.Digest, Reason: step.Reason})
 			delete(tags, step.Tag)

@@ -66,9 +66,16 @@ func (s *shop) add(name string, children ...string) *image.Manifest {
 		}
 		m.Children = append(m.Children, child)
 	}
-	s.Manifests[m.Digest] = m
+	s.Manifests.Put(m)
 	s.names[m.Digest] = name
 	return m
+}
+
+// change has a manifest be another.
+func (s *shop) change(name string, how func(m *image.Manifest)) {
+	m := s.Manifests.Get(d(name))
+	how(m)
+	s.Manifests.Put(m)
 }
 
 // tag writes tags of a manifest, so long ago.
@@ -119,7 +126,8 @@ func sigTag(name string) string { return image.ReferrersTag(d(name)) + ".sig" }
 
 // refers adds an artifact with a subject.
 func (s *shop) refers(name, subject string, ago time.Duration) {
-	s.add(name).Subject = d(subject)
+	s.add(name)
+	s.change(name, func(m *image.Manifest) { m.Subject = d(subject) })
 	s.untagged(name, ago)
 }
 
