@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/gofrs/flock"
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regkeeper/regkeeper/image"
@@ -19,7 +20,8 @@ import (
 )
 
 // FileLedger is a ledger in a folder: a file for each repository that a plan was
-// begun for and not ended.
+// begun for and not ended, and one beside it that is locked meanwhile. It keeps
+// apart what uses one folder.
 type FileLedger struct {
 	Folder string
 }
@@ -35,6 +37,25 @@ type entry struct {
 func (l FileLedger) path(repository image.Repository) string {
 	sum := sha256.Sum256([]byte(repository.String()))
 	return filepath.Join(l.Folder, hex.EncodeToString(sum[:8])+".json")
+}
+
+// Hold implements [Ledger]. The file that it locks stays: were it removed, two could
+// have a lock each, of a file and of the one that came after it.
+func (l FileLedger) Hold(_ context.Context, repository image.Repository) (release func(), err error) {
+	if err := os.MkdirAll(l.Folder, disk.PrivateFolder); err != nil {
+		return nil, disk.Problem(err, "make folder %s", l.Folder)
+	}
+	path := l.path(repository) + ".lock"
+	lock := flock.New(path, flock.SetPermissions(disk.PrivateFile))
+	taken, err := lock.TryLock()
+	if err != nil {
+		return nil, disk.Problem(err, "lock %s", path)
+	}
+	if !taken {
+		return nil, problem.New(problem.Busy, "wait until that one has ended, and try again",
+			"images of %s are being deleted by another regkeeper", repository)
+	}
+	return func() { _ = lock.Close() }, nil
 }
 
 // Deleting implements [Ledger].

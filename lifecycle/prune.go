@@ -41,8 +41,8 @@ type Pruning struct {
 	// Uses asks anew what is in use, and tells what could not be asked; nil asks
 	// nothing.
 	Uses func(ctx context.Context) (uses []image.Use, unknown []string)
-	// Ledger remembers what was deleted until a plan is done; nil remembers
-	// nothing.
+	// Ledger remembers what was deleted until a plan is done, and keeps others
+	// from the repository meanwhile; nil does neither.
 	Ledger Ledger
 	// Reading is how the repository is read again before manifests go.
 	Reading Reading
@@ -53,6 +53,10 @@ type Pruning struct {
 // Ledger remembers which manifests regkeeper is deleting, so that what belonged
 // to them is known for orphaned if the work is cut off in between.
 type Ledger interface {
+	// Hold keeps others from carrying out a plan for the repository until release,
+	// and at the latest until the process ends. The error is a problem of
+	// kind [problem.Busy] if another has it.
+	Hold(ctx context.Context, repository image.Repository) (release func(), err error)
 	// Deleting notes the digests, durably, before the first of them goes.
 	Deleting(ctx context.Context, repository image.Repository, digests []digest.Digest) error
 	// Deleted are all that were noted and not settled.
@@ -172,6 +176,11 @@ func Apply(ctx context.Context, registry Registry, p *plan.Plan, how Pruning) (P
 		a.limiter = rate.NewLimiter(rate.Limit(how.Rate), 1)
 	}
 	if how.Ledger != nil {
+		release, err := how.Ledger.Hold(ctx, p.Repository)
+		if err != nil {
+			return a.result, err
+		}
+		defer release()
 		if err := how.Ledger.Deleting(ctx, p.Repository, p.Digests()); err != nil {
 			return a.result, err
 		}
