@@ -2,8 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"io/fs"
 	"os"
@@ -160,16 +158,13 @@ func inJob() (names []string) {
 func trust(host credential.Host) (config trial.Config, insecure bool) {
 	found, _ := filepath.Glob(filepath.Join(dockerFolder, "certs.d", string(host), "*.crt"))
 	if len(found) > 0 {
-		roots, err := x509.SystemCertPool()
-		if err != nil {
-			roots = x509.NewCertPool()
-		}
+		var files [][]byte
 		for _, path := range found {
 			if text, err := os.ReadFile(path); err == nil {
-				roots.AppendCertsFromPEM(text)
+				files = append(files, text)
 			}
 		}
-		config.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+		config.TLS, _ = trustingTLS(files...) // without a certificate, the system's count
 	}
 	var daemon struct {
 		Insecure []string `json:"insecure-registries"`
@@ -261,13 +256,13 @@ func ofRunners(around *consumer.Surroundings, path string) (notes []string) {
 	}
 	found := ""
 	for _, r := range doc.Runners() {
-		value, ok := r.Variable(consumer.Variable)
+		value, ok := r.Variable(credential.AuthVariable)
 		switch {
-		case !ok || around.Job.Environment[consumer.Variable] == value:
+		case !ok || around.Job.Environment[credential.AuthVariable] == value:
 		case found == "":
-			found, around.Job.Environment = r.Name, map[string]string{consumer.Variable: value}
+			found, around.Job.Environment = r.Name, map[string]string{credential.AuthVariable: value}
 		default:
-			notes = append(notes, "runner "+r.Name+" of "+path+" has another "+consumer.Variable+" than "+found+", which is the one looked at")
+			notes = append(notes, "runner "+r.Name+" of "+path+" has another "+credential.AuthVariable+" than "+found+", which is the one looked at")
 		}
 	}
 	return notes
@@ -438,7 +433,7 @@ func heldSpot(ctx context.Context, t config.Target, n named, at credential.Place
 		facts: func(string, consumer.Decision) explain.Facts { return explain.Facts{} },
 		notes: []string{"of what is there, only the logins for the registries of the configuration are looked at"},
 	}
-	given := map[string]string{consumer.Variable: string(doc.Bytes())}
+	given := map[string]string{credential.AuthVariable: string(doc.Bytes())}
 	switch {
 	case t.GitLabVariable != nil:
 		s.client, s.clients = clientGitLab, append(s.clients, clientGitLab, "gitlab-runner-kubernetes")

@@ -27,11 +27,8 @@ func GiteaRunners(file string, scope gitea.Scope, accessToken credential.Secret)
 
 // trusting is a transport that also trusts the certificates.
 func trusting(pem []byte) (http.RoundTripper, error) {
-	roots, err := x509.SystemCertPool()
-	if err != nil {
-		roots = x509.NewCertPool()
-	}
-	if !roots.AppendCertsFromPEM(pem) {
+	config, found := trustingTLS(pem)
+	if !found {
 		return nil, errors.New("there is no certificate in it")
 	}
 	base, ok := http.DefaultTransport.(*http.Transport)
@@ -39,6 +36,19 @@ func trusting(pem []byte) (http.RoundTripper, error) {
 		return nil, errors.New("the transport of this program takes no certificates")
 	}
 	base = base.Clone()
-	base.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	base.TLSClientConfig = config
 	return transport.New(transport.Config{Base: base, Retries: httpRetries}), nil
+}
+
+// trustingTLS trusts the certificates of files in PEM beside those of the system. found
+// says that there is one.
+func trustingTLS(files ...[]byte) (config *tls.Config, found bool) {
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		roots = x509.NewCertPool()
+	}
+	for _, pem := range files {
+		found = roots.AppendCertsFromPEM(pem) || found
+	}
+	return &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, found
 }

@@ -161,7 +161,6 @@ type (
 
 const (
 	defaultTokenKind = "deploy-token"
-	defaultVariable  = "DOCKER_AUTH_CONFIG"
 	defaultScope     = "*"
 	defaultRun       = 30 * time.Second
 	// ecrLife is how long a login of ECR lasts.
@@ -223,7 +222,7 @@ func (b builder) gitlabVariable(text gitlabVariableText, at []string) *GitLabVar
 	}
 	return &GitLabVariable{
 		URL: strings.TrimSuffix(text.URL, "/"), Projects: text.Projects, Groups: text.Groups, Instance: text.Instance,
-		Name: or(text.Name, defaultVariable), Scope: or(text.Environment, defaultScope),
+		Name: or(text.Name, credential.AuthVariable), Scope: or(text.Environment, defaultScope),
 		Unmasked: text.Unmasked, Protected: text.Protected, Password: text.Password.ref(b.base),
 	}
 }
@@ -243,7 +242,7 @@ func (b builder) giteaSecret(text giteaSecretText, target Target, at []string, h
 		b.add("keep one", in("prefix"), "name is for one secret with a config.json, prefix for two with a user and a password")
 	}
 	if secret.Name == "" && secret.Prefix == "" {
-		secret.Name = defaultVariable
+		secret.Name = credential.AuthVariable
 	}
 	for key, name := range map[string]string{"name": text.Name, "prefix": text.Prefix} {
 		upper := strings.ToUpper(name)

@@ -21,19 +21,15 @@ import (
 	"github.com/regkeeper/regkeeper/credential"
 )
 
-// Variable is the environment variable that holds a config.json.
-const Variable = "DOCKER_AUTH_CONFIG"
-
 const (
 	hubKey      = "https://index.docker.io/v1/"
 	hubIndex    = "index.docker.io"
 	hubAPI      = "registry-1.docker.io"
-	authsEnv    = Variable
 	configEnv   = "DOCKER_CONFIG"
 	configName  = "config.json"
 	legacyName  = ".dockercfg"
 	tokenUser   = "<token>"
-	variableTag = "$" + authsEnv
+	variableTag = "$" + credential.AuthVariable
 )
 
 // dockers are the docker CLI and what shares its way of finding logins.
@@ -343,7 +339,7 @@ func program(helper string) string { return "docker-credential-" + helper }
 // fromVariable looks into DOCKER_AUTH_CONFIG: configfile.parseEnvConfig and
 // memorystore's Get.
 func (s *search) fromVariable(key string, rules dockerRules) (Outcome, bool) {
-	text := s.Env[authsEnv]
+	text := s.Env[credential.AuthVariable]
 	if text == "" {
 		return Outcome{}, false
 	}

@@ -100,9 +100,9 @@ func (s *search) gitlabSources() ([]registration, []Outcome) {
 			all = append(all, registration{found, p})
 		}
 	}
-	variable, where := s.Job.Variables[authsEnv], "$DOCKER_AUTH_CONFIG of the job"
-	if of, ok := s.Job.Environment[authsEnv]; ok {
-		if _, both := s.Job.Variables[authsEnv]; both {
+	variable, where := s.Job.Variables[credential.AuthVariable], "$DOCKER_AUTH_CONFIG of the job"
+	if of, ok := s.Job.Environment[credential.AuthVariable]; ok {
+		if _, both := s.Job.Variables[credential.AuthVariable]; both {
 			s.look("$DOCKER_AUTH_CONFIG of config.toml", "", Hidden, ruleGitlabJobVariable, "the job has a variable of that name")
 		} else {
 			variable, where = of, "$DOCKER_AUTH_CONFIG of config.toml"

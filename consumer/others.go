@@ -105,7 +105,7 @@ func (s *search) ggcr() []Outcome {
 	case s.exists(session):
 		where = session
 	default:
-		if s.Env[authsEnv] != "" {
+		if s.Env[credential.AuthVariable] != "" {
 			s.look(variableTag, "", Passed, ruleGgcrNoFile, "it is set, and read only beside a file")
 		}
 		s.look(s.dockerFile(), "", Absent, ruleGgcrNoFile, "there is no such file")

@@ -17,6 +17,10 @@ type Host string
 // DockerHub is the registry that an image without a host is pulled from.
 const DockerHub Host = "docker.io"
 
+// AuthVariable is the environment variable that holds a config.json document: GitLab
+// Runner looks there first, and the docker CLI does from 28.3 on.
+const AuthVariable = "DOCKER_AUTH_CONFIG"
+
 // dockerHubKey is the only key under which every consumer finds a login for
 // Docker Hub: registry.IndexServer of the docker CLI.
 const dockerHubKey = "https://index.docker.io/v1/"
