@@ -15,10 +15,10 @@ import (
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/daemon"
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/internal/transport"
 	"github.com/regkeeper/regkeeper/keeper/loan"
 	"github.com/regkeeper/regkeeper/lifecycle"
-	"github.com/regkeeper/regkeeper/lifecycle/jobimage"
 	"github.com/regkeeper/regkeeper/registry/gitea"
 	"github.com/regkeeper/regkeeper/registry/gitlab"
 	"github.com/regkeeper/regkeeper/registry/harbor"
@@ -229,15 +229,9 @@ func (r *Registries) lender(configured config.Registry) (*loan.Lender, error) {
 	return &loan.Lender{Host: configured.Host, Source: source, Instance: r.data.Instance, Life: loanLife, Now: time.Now}, err
 }
 
-// Cache is where manifests are remembered: in the data folder if there is one, or
-// else in the user's cache; nil where neither can be had.
-func Cache(folder string) *lifecycle.Cache { return openCache(folder, lifecycle.OpenCache) }
-
-// LayerCache is where it is remembered what layers hold: in the same folder; nil
-// where it cannot be had.
-func LayerCache(folder string) *jobimage.Cache { return openCache(folder, jobimage.OpenCache) }
-
-func openCache[C any](folder string, open func(path string) (*C, error)) *C {
+// Cache is where it is remembered what images have: in the data folder if there is
+// one, or else in the user's cache; nil where neither can be had.
+func Cache(folder string) *imagecache.Cache {
 	path := filepath.Join(folder, cacheName)
 	if _, err := os.Stat(folder); err != nil {
 		user, err := os.UserCacheDir()
@@ -246,7 +240,7 @@ func openCache[C any](folder string, open func(path string) (*C, error)) *C {
 		}
 		path = filepath.Join(user, "regkeeper")
 	}
-	cache, err := open(path)
+	cache, err := imagecache.Open(path)
 	if err != nil {
 		return nil // it costs requests, no more
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/daemon"
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/lifecycle"
 	"github.com/regkeeper/regkeeper/plan"
 	"github.com/regkeeper/regkeeper/problem"
@@ -23,7 +24,7 @@ type Mirror struct {
 	Mirror     config.Mirror
 	Data       *Data
 	Registries *Registries
-	Cache      *lifecycle.Cache
+	Cache      *imagecache.Cache
 	// Planned is called with each plan; it says whether to carry it out.
 	Planned func(*lifecycle.MirrorPlan) bool
 	// Done is called after each image, and Far with bytes; nil for none.

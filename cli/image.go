@@ -14,6 +14,7 @@ import (
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/growth"
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/lifecycle"
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -47,7 +48,7 @@ type imageRun struct {
 	folder     string
 	data       *app.Data
 	registries *app.Registries
-	cache      *lifecycle.Cache
+	cache      *imagecache.Cache
 }
 
 // openImages makes ready for work with registries. Without a configuration there

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/regkeeper/regkeeper/app"
 	"github.com/regkeeper/regkeeper/image"
 	"github.com/regkeeper/regkeeper/lifecycle"
 	"github.com/regkeeper/regkeeper/lifecycle/jobimage"
@@ -50,7 +49,7 @@ counts is encrypted or not in the registry.`,
 			defer r.close(ctx, &err)
 			bar := e.progress()
 			how := jobimage.Config{
-				Cache: app.LayerCache(r.folder), Needs: needs, Platforms: platforms, Whole: whole,
+				Cache: r.cache, Needs: needs, Platforms: platforms, Whole: whole,
 				// As a runner on this machine would pull it.
 				Default: "linux/" + runtime.GOARCH,
 				Report: func(at jobimage.Progress) {

@@ -20,6 +20,7 @@ import (
 	"github.com/regkeeper/regkeeper/e2e/peers/commands"
 	"github.com/regkeeper/regkeeper/e2e/peers/distribution"
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/lifecycle"
 )
 
@@ -206,7 +207,7 @@ func (f *freight) carriers(most *peak) []carrier {
 
 // copier copies in this process.
 func (f *freight) copier(at berth) func(from, to string) error {
-	cache, err := lifecycle.OpenCache(f.b.TempDir())
+	cache, err := imagecache.Open(f.b.TempDir())
 	if err != nil {
 		f.b.Fatal(err)
 	}

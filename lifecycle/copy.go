@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/problem"
 )
 
@@ -32,7 +33,7 @@ type Copying struct {
 	// Parallel bounds how many blobs are on their way at one time; 0 is 4.
 	Parallel int
 	// Cache keeps manifests; nil keeps none.
-	Cache *Cache
+	Cache *imagecache.Cache
 	// Report is called, by one at a time, with bytes of blobs; nil for none.
 	Report func(Progress)
 }
@@ -451,7 +452,7 @@ func (p *placing) joined(ctx context.Context, there digest.Digest, raw []byte) (
 }
 
 func (p *placing) raw(ctx context.Context, d digest.Digest) (mediaType string, raw []byte, err error) {
-	return p.how.Cache.manifest(d, func() (string, []byte, error) { return p.from.Manifest(ctx, p.source.Path, d) })
+	return p.how.Cache.Manifest(d, func() (string, []byte, error) { return p.from.Manifest(ctx, p.source.Path, d) })
 }
 
 // blob has a blob at the place. The same blob for the same repository is on its way

@@ -20,6 +20,7 @@ import (
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 )
 
 // Reading is how a repository is read.
@@ -27,7 +28,7 @@ type Reading struct {
 	// Parallel bounds the requests at one time; 0 is 8.
 	Parallel int
 	// Cache keeps manifests and configs, which never change; nil keeps none.
-	Cache *Cache
+	Cache *imagecache.Cache
 	// Tags says which tags are wanted; nil is all. An inventory of some tags is
 	// good for looking at, not for deleting.
 	Tags func(tag string) bool
@@ -280,7 +281,7 @@ func (r *reading) load(ctx context.Context, d digest.Digest, dates bool) (*image
 		return nil, fmt.Errorf("digest %q: %w", d, err)
 	}
 	path := r.inventory.Repository.Path
-	mediaType, raw, err := r.Cache.manifest(d, func() (string, []byte, error) { return r.reader.Manifest(ctx, path, d) })
+	mediaType, raw, err := r.Cache.Manifest(d, func() (string, []byte, error) { return r.reader.Manifest(ctx, path, d) })
 	if err != nil {
 		return nil, err
 	}
@@ -289,7 +290,7 @@ func (r *reading) load(ctx context.Context, d digest.Digest, dates bool) (*image
 		return nil, err
 	}
 	if m.IsImage() && (r.Configs || r.Dates && dates && m.Created.IsZero()) {
-		config, err := r.Cache.config(m.Config.Digest, func() ([]byte, error) { return readSmall(ctx, r.reader, path, m.Config.Digest) })
+		config, err := r.Cache.Config(m.Config.Digest, func() ([]byte, error) { return readSmall(ctx, r.reader, path, m.Config.Digest) })
 		switch {
 		case errors.Is(err, image.ErrMissing):
 		case err != nil:

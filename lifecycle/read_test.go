@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/internal/testkit/fakeregistry"
 	"github.com/regkeeper/regkeeper/lifecycle"
 )
@@ -70,7 +71,7 @@ func TestReadAgainCosts(t *testing.T) {
 	for n := range 10 {
 		k.index("app", fmt.Sprint("tag", n), fmt.Sprint(n), epoch)
 	}
-	cache, err := lifecycle.OpenCache(t.TempDir())
+	cache, err := imagecache.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/internal/testkit/fakeregistry"
 	"github.com/regkeeper/regkeeper/lifecycle"
 	"github.com/regkeeper/regkeeper/plan"
@@ -242,7 +243,7 @@ func TestCacheForgetsAWrongType(t *testing.T) {
 		"schemaVersion": 2, "layers": []any{},
 		"config": map[string]any{"mediaType": "application/vnd.oci.image.config.v1+json", "digest": k.blob("app", "", "{}").Digest, "size": 2},
 	})
-	cache, err := lifecycle.OpenCache(t.TempDir())
+	cache, err := imagecache.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

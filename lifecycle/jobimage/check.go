@@ -1,7 +1,6 @@
 package jobimage
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -116,24 +115,16 @@ func noImage(m *image.Manifest) error {
 
 // manifest reads one, counting what came.
 func (r *run) manifest(ctx context.Context, d digest.Digest) (*image.Manifest, error) {
-	// The digest vouches for the document alone: the media type stands before it.
-	key := "manifest " + d.String()
-	if entry, ok := r.Cache.get(key); ok {
-		if mediaType, raw, ok := bytes.Cut(entry, []byte("\n")); ok && d.Algorithm().FromBytes(raw) == d {
-			return image.ParseManifest(d, string(mediaType), raw)
-		}
-	}
-	mediaType, raw, err := r.Reader.Manifest(ctx, r.repository.Path, d)
-	r.spend(d, 1, int64(len(raw)))
+	mediaType, raw, err := r.Cache.Manifest(d, func() (string, []byte, error) {
+		mediaType, raw, err := r.Reader.Manifest(ctx, r.repository.Path, d)
+		r.spend(d, 1, int64(len(raw)))
+		return mediaType, raw, err
+	})
 	if err != nil {
 		return nil, err
 	}
 	m, err := image.ParseManifest(d, mediaType, raw)
-	if err != nil {
-		return nil, problem.Wrap(err, problem.Usage, "name an image of the OCI, or of Docker's second schema", "%s is no image that can be looked into", image.Short(d))
-	}
-	r.Cache.put(key, append([]byte(mediaType+"\n"), raw...))
-	return m, nil
+	return m, problem.Wrap(err, problem.Usage, "name an image of the OCI, or of Docker's second schema", "%s is no image that can be looked into", image.Short(d))
 }
 
 // candidate is a platform of an image.
@@ -209,13 +200,9 @@ func (r *run) fill(ctx context.Context, c *candidate) (err error) {
 		return noImage(c.manifest)
 	}
 	d := c.manifest.Config.Digest
-	key := "config " + d.String()
-	raw, ok := r.Cache.get(key)
-	if !ok || d.Algorithm().FromBytes(raw) != d {
-		if raw, err = r.blob(ctx, c.digest, d); err != nil {
-			return fmt.Errorf("read config: %w", err)
-		}
-		r.Cache.put(key, raw)
+	raw, err := r.Cache.Config(d, func() ([]byte, error) { return r.blob(ctx, c.digest, d) })
+	if err != nil {
+		return fmt.Errorf("read config: %w", err)
 	}
 	c.config = &config{}
 	if err := json.Unmarshal(raw, c.config); err != nil {
@@ -453,7 +440,7 @@ func (r *run) load(ctx context.Context, v *view, next int, told *Layer, result R
 	key += l.blob.Digest.String()
 	part := key + " in " + r.repository.String()
 	if l.tree = r.trees[key]; l.tree == nil {
-		l.tree = r.Cache.tree(key)
+		l.tree = cachedTree(r.Cache, key)
 	}
 	if l.tree != nil {
 		if r.trees[key] == nil {
@@ -468,7 +455,7 @@ func (r *run) load(ctx context.Context, v *view, next int, told *Layer, result R
 		told.Reading = Unreadable
 		return nil, nil
 	}
-	if tree := r.Cache.tree(part); tree != nil && !r.Whole {
+	if tree := cachedTree(r.Cache, part); tree != nil && !r.Whole {
 		l.tree, l.part = tree, true
 		if settled := slices.Clone(result.Needs); v.decide(settled, folders) {
 			told.Reading = Remembered
@@ -489,11 +476,11 @@ func (r *run) load(ctx context.Context, v *view, next int, told *Layer, result R
 		return nil, err
 	case settled != nil:
 		told.Reading = Part
-		r.Cache.putTree(part, l.tree)
+		cacheTree(r.Cache, part, l.tree)
 	default:
 		told.Reading = Whole
 		r.trees[key] = l.tree
-		r.Cache.putTree(key, l.tree)
+		cacheTree(r.Cache, key, l.tree)
 	}
 	return settled, nil
 }

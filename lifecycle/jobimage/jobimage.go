@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 )
 
 // Verdict is what a check comes to.
@@ -54,7 +55,7 @@ const All = "all"
 type Config struct {
 	Reader image.Reader
 	// Cache keeps what was learned of layers; nil keeps nothing.
-	Cache *Cache
+	Cache *imagecache.Cache
 	// Needs are programs that jobs need besides sh, a shell and grep: names, which
 	// are looked for in PATH, or absolute paths.
 	Needs []string

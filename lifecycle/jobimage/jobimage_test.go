@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/lifecycle/jobimage"
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -386,7 +387,7 @@ func TestCache(t *testing.T) {
 	k.linux("three", whole)
 	folder := t.TempDir()
 	cached := func(c *jobimage.Config) {
-		cache, err := jobimage.OpenCache(folder)
+		cache, err := imagecache.Open(folder)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -430,7 +431,7 @@ func TestPartStaysInItsRepository(t *testing.T) {
 	good, bad := layer(t, bulk("large", 600), folder("bin"), plain("bin/sh")), layer(t, folder("bin"), program("bin/sh"), program("bin/grep"), bulk("large", 600))
 	honest.linux("it", good)
 	liar.linux("it", good)
-	cache, err := jobimage.OpenCache(t.TempDir())
+	cache, err := imagecache.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -653,7 +654,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s, as large as allowed: %s", tag, got.Verdict)
 		}
 	}
-	cache, err := jobimage.OpenCache(t.TempDir())
+	cache, err := imagecache.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

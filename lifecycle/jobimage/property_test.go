@@ -20,6 +20,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/regkeeper/regkeeper/image"
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/lifecycle/jobimage"
 )
 
@@ -435,7 +436,7 @@ type kind struct {
 
 // checkAsUnpacked checks one image against one that is unpacked whole, and returns
 // whether something of it was not read.
-func checkAsUnpacked(t testing.TB, d draw, k kind, cache *jobimage.Cache) (spared bool, err error) {
+func checkAsUnpacked(t testing.TB, d draw, k kind, cache *imagecache.Cache) (spared bool, err error) {
 	var layers [][]entry
 	for range 1 + d(4) {
 		layers = append(layers, k.layer(d))
@@ -511,14 +512,14 @@ func TestAsUnpacked(t *testing.T) {
 	for _, k := range []kind{{"wild", wild, true}, {"proper", proper, false}} {
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
-			cache, err := jobimage.OpenCache(t.TempDir())
+			cache, err := imagecache.Open(t.TempDir())
 			if err != nil {
 				t.Fatal(err)
 			}
 			spared := 0
 			for i := range *count {
 				random := rand.New(rand.NewPCG(*seed, uint64(i)))
-				var with *jobimage.Cache
+				var with *imagecache.Cache
 				if i%100 == 0 {
 					with = cache
 				}

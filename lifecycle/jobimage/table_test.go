@@ -9,6 +9,7 @@ import (
 	"testing"
 	"text/tabwriter"
 
+	"github.com/regkeeper/regkeeper/internal/imagecache"
 	"github.com/regkeeper/regkeeper/lifecycle/jobimage"
 )
 
@@ -39,7 +40,7 @@ func TestTable(t *testing.T) {
 	k.linux("busybox-symlinks", busybox)
 	k.index("multi-arch", k.image("", "linux/amd64", nil, system, app("app", 256)), k.image("", "linux/arm64", nil, late, app("app", 256)), k.image("", "linux/s390x", nil, app("app", 256)))
 
-	cache, err := jobimage.OpenCache(t.TempDir())
+	cache, err := imagecache.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

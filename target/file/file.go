@@ -5,7 +5,6 @@ package file
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -13,13 +12,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/fsnotify/fsnotify"
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/dockerconfig"
 	"github.com/regkeeper/regkeeper/internal/disk"
+	"github.com/regkeeper/regkeeper/internal/filewatch"
 	"github.com/regkeeper/regkeeper/k3sconfig"
 	"github.com/regkeeper/regkeeper/problem"
 )
@@ -165,10 +162,7 @@ func (t *Target) Deliver(ctx context.Context, place credential.Place, logins map
 		if refusal = doc.Hidden(string(place), hosts); refusal != nil {
 			return false
 		}
-		for _, host := range hosts {
-			changed = doc.Set(host, logins[host]) || changed
-		}
-		return changed
+		return doc.Merge(logins)
 	})
 	return cmp.Or(err, refusal)
 }
@@ -181,131 +175,14 @@ func (t *Target) registries(place credential.Place) disk.File[*k3sconfig.Documen
 	return k3sconfig.File(string(place), t.config.Mode, t.config.Owner)
 }
 
-// settle is how long a burst of changes is gathered.
-const settle = 20 * time.Millisecond
-
-// Watch tells of changes to the files: the folders are watched, since clients
-// replace a file as a whole. A folder that does not exist yet is awaited in the
-// nearest one that does.
+// Watch tells of changes to the files: see [filewatch.Watch].
 func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return disk.Problem(err, "watch files")
-	}
-	defer func() { _ = watcher.Close() }()
-	names, err := t.watchFolders(ctx, watcher)
-	if err != nil {
-		return err
-	}
-	for {
-		for heard := false; !heard; {
-			select {
-			case <-ctx.Done():
-				return nil
-			case err := <-watcher.Errors:
-				return disk.Problem(err, "watch files")
-			case event := <-watcher.Events:
-				heard = names[event.Name] && event.Op != fsnotify.Chmod
-			}
+	return filewatch.Watch(ctx, func(ctx context.Context) ([]string, error) {
+		places, err := t.Places(ctx)
+		paths := make([]string, len(places))
+		for i, place := range places {
+			paths[i] = string(place)
 		}
-		burst := time.NewTimer(settle)
-		for waiting := true; waiting; {
-			select {
-			case <-watcher.Events:
-			case <-burst.C:
-				waiting = false
-			case <-ctx.Done():
-				burst.Stop()
-				return nil
-			}
-		}
-		// Folders that came are watched before anyone looks into them, or what
-		// comes after the look would be missed.
-		if names, err = t.watchFolders(ctx, watcher); err != nil {
-			return err
-		}
-		changed()
-	}
-}
-
-// watchFolders watches what the places need, and nothing else. It returns the
-// names whose changes matter: the files, the links that lead to them, the first
-// missing folder on the way to each, and the watched folders themselves.
-func (t *Target) watchFolders(ctx context.Context, watcher *fsnotify.Watcher) (names map[string]bool, err error) {
-	for range watchRounds {
-		var folders map[string]bool
-		if names, folders, err = t.watched(ctx); err != nil {
-			return nil, err
-		}
-		have := map[string]bool{}
-		for _, folder := range watcher.WatchList() {
-			have[folder] = true
-			if !folders[folder] {
-				_ = watcher.Remove(folder)
-			}
-		}
-		added := false
-		for folder := range folders {
-			if have[folder] {
-				continue
-			}
-			added = true
-			if err := watcher.Add(folder); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, disk.Problem(err, "watch folder %s", folder)
-			}
-		}
-		if !added {
-			return names, nil
-		}
-		// What came or went before the watch began is seen by looking again.
-	}
-	return names, nil
-}
-
-// watchRounds bounds how often folders that come and go are looked at again.
-const watchRounds = 100
-
-// watched lists the names whose changes matter, and the folders they are in.
-func (t *Target) watched(ctx context.Context) (names, folders map[string]bool, err error) {
-	places, err := t.Places(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	names, folders = map[string]bool{}, map[string]bool{}
-	for _, place := range places {
-		for _, path := range links(string(place)) {
-			folder := filepath.Dir(path)
-			for folder != filepath.Dir(folder) {
-				if info, err := os.Stat(folder); err == nil && info.IsDir() {
-					break
-				}
-				path, folder = folder, filepath.Dir(folder)
-			}
-			folders[folder] = true
-			names[path], names[folder] = true, true
-		}
-	}
-	return names, folders, nil
-}
-
-// links lists a path and what it leads to, link by link.
-func links(path string) []string {
-	const limit = 40 // as for Linux
-	list := []string{path}
-	for range limit {
-		link, err := os.Readlink(path)
-		if err != nil {
-			break
-		}
-		if !filepath.IsAbs(link) {
-			folder := filepath.Dir(path)
-			if real, err := filepath.EvalSymlinks(folder); err == nil {
-				folder = real
-			}
-			link = filepath.Join(folder, link)
-		}
-		path = link
-		list = append(list, path)
-	}
-	return list
+		return paths, err
+	}, func() { changed() })
 }

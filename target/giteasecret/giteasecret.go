@@ -331,8 +331,6 @@ func (c Config) contents(logins map[credential.Host]credential.Login) []content 
 		return []content{{names[0], login.Username}, {names[1], login.Secret.Reveal()}}
 	}
 	doc, _ := dockerconfig.Parse(nil) // an empty document has no faults
-	for _, host := range slices.Sorted(maps.Keys(logins)) {
-		doc.Set(host, logins[host])
-	}
+	doc.Merge(logins)
 	return []content{{names[0], string(doc.Bytes())}}
 }

@@ -7,7 +7,6 @@ import (
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/dockerconfig"
-	"github.com/regkeeper/regkeeper/problem"
 )
 
 // Variables delivers to variables, which whoever may change the repository's
@@ -58,9 +57,9 @@ func (v *Variables) Held(ctx context.Context, place credential.Place, hosts []cr
 	if err != nil {
 		return nil, err
 	}
-	held := map[credential.Host]credential.Login{}
 	names := v.config.names()
 	if v.config.Prefix != "" {
+		held := map[credential.Host]credential.Login{}
 		username, hasUsername := texts[names[0]]
 		password, hasPassword := texts[names[1]]
 		if hasUsername && hasPassword && slices.Contains(hosts, v.config.Host) {
@@ -68,26 +67,7 @@ func (v *Variables) Held(ctx context.Context, place credential.Place, hosts []cr
 		}
 		return held, nil
 	}
-	doc, err := document(place, texts[names[0]], hosts)
-	if err != nil {
-		return nil, err
-	}
-	for _, host := range hosts {
-		if login, ok := doc.Login(host); ok {
-			held[host] = login
-		}
-	}
-	return held, nil
-}
-
-// document is the content of a variable, in which no credential helper answers
-// for the hosts.
-func document(place credential.Place, text string, hosts []credential.Host) (*dockerconfig.Document, error) {
-	doc, err := dockerconfig.Parse([]byte(text))
-	if err != nil {
-		return nil, problem.Wrap(err, problem.KindOf(err), "", "%s", place)
-	}
-	return doc, doc.Hidden(string(place), hosts)
+	return dockerconfig.Held(string(place), []byte(texts[names[0]]), hosts)
 }
 
 // Deliver writes the logins into the variables, and keeps what else is in a
@@ -98,8 +78,7 @@ func (v *Variables) Deliver(ctx context.Context, place credential.Place, logins 
 	if err != nil || len(logins) == 0 {
 		return err
 	}
-	hosts := slices.Sorted(maps.Keys(logins))
-	for _, host := range hosts {
+	for _, host := range slices.Sorted(maps.Keys(logins)) {
 		if v.config.Prefix != "" && host != v.config.Host {
 			return v.config.otherHost(place, host)
 		}
@@ -111,14 +90,11 @@ func (v *Variables) Deliver(ctx context.Context, place credential.Place, logins 
 	}
 	wanted := v.config.contents(logins)
 	if v.config.Prefix == "" {
-		doc, err := document(place, texts[wanted[0].name], hosts)
+		after, _, err := dockerconfig.Delivered(string(place), []byte(texts[wanted[0].name]), logins)
 		if err != nil {
 			return err
 		}
-		for _, host := range hosts {
-			doc.Set(host, logins[host])
-		}
-		wanted[0].text = string(doc.Bytes())
+		wanted[0].text = string(after)
 	}
 	for _, variable := range wanted {
 		before, there := texts[variable.name]

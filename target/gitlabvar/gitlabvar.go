@@ -26,9 +26,6 @@ import (
 	"github.com/regkeeper/regkeeper/problem"
 )
 
-// DefaultKey is the variable that GitLab Runner and the docker CLI look for.
-const DefaultKey = "DOCKER_AUTH_CONFIG"
-
 // Config says which variables.
 type Config struct {
 	// URL is the server's root, for example https://gitlab.example.com.
@@ -38,7 +35,7 @@ type Config struct {
 	// nearest group's that of those above, and any that of the server, as a whole.
 	Projects, Groups []string
 	Instance         bool
-	// Key is the variable's name; [DefaultKey] if empty.
+	// Key is the variable's name; [credential.AuthVariable] if empty.
 	Key string
 	// Scope is the environment scope, for example production or review/*; * if empty.
 	// Groups have others with GitLab Premium alone, the server has none.
@@ -69,7 +66,7 @@ const tries = 3
 // New makes the target. It sends nothing yet.
 func New(config Config) *Target {
 	if config.Key == "" {
-		config.Key = DefaultKey
+		config.Key = credential.AuthVariable
 	}
 	if config.Scope == "" {
 		config.Scope = anyScope
@@ -81,8 +78,8 @@ func New(config Config) *Target {
 // sentences for people.
 func Warnings(config Config) []string {
 	var all []string
-	if config.Key == "" || config.Key == DefaultKey {
-		all = append(all, "the docker CLI from 28.3 on reads "+DefaultKey+" by itself: for the registries in it, jobs cannot replace the login by docker login, "+
+	if config.Key == "" || config.Key == credential.AuthVariable {
+		all = append(all, "the docker CLI from 28.3 on reads "+credential.AuthVariable+" by itself: for the registries in it, jobs cannot replace the login by docker login, "+
 			"not even for a push that it has no right to; a job that needs another one unsets the variable first")
 	}
 	if config.Unmasked {
@@ -180,13 +177,7 @@ func held(place credential.Place, v variable, hosts []credential.Host) (map[cred
 			return nil, err
 		}
 	}
-	logins := map[credential.Host]credential.Login{}
-	for _, host := range hosts {
-		if login, ok := doc.Login(host); ok {
-			logins[host] = login
-		}
-	}
-	return logins, nil
+	return doc.LoginsFor(hosts), nil
 }
 
 // Deliver merges the logins into a variable. It fails, and writes nothing, if the
@@ -264,14 +255,10 @@ func (t *Target) decide(s spot, was *variable, logins map[credential.Host]creden
 	if err != nil {
 		return nil, err
 	}
-	hosts := slices.Sorted(maps.Keys(logins))
-	changed := false
-	for _, host := range hosts {
-		changed = doc.Set(host, logins[host]) || changed
-	}
+	changed := doc.Merge(logins)
 	next.value = compact(doc)
 	if next.file {
-		err = doc.Hidden(string(place), hosts)
+		err = doc.Hidden(string(place), slices.Sorted(maps.Keys(logins)))
 	} else {
 		err = next.strict(place)
 	}

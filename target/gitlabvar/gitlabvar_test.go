@@ -30,7 +30,7 @@ const (
 	project = "acme/sub/app"
 	group   = "acme/sub"
 	token   = "glpat-hunter2-of-the-api"
-	key     = gitlabvar.DefaultKey
+	key     = credential.AuthVariable
 	host    = credential.Host("gitea.example.com")
 
 	inProject  = credential.Place("projects/acme/sub/app/variables/DOCKER_AUTH_CONFIG")

@@ -109,7 +109,7 @@ func (t *Target) Held(ctx context.Context, at credential.Place, hosts []credenti
 	if err != nil {
 		return nil, t.report(ctx, at, p, t.watching.Load(), err)
 	}
-	held, err := held(file, a, hosts)
+	held, err := dockerconfig.Held(file.Where(a), a.Content, hosts)
 	if err == nil {
 		t.remember(at, a.Content)
 	}
@@ -136,11 +136,13 @@ func (t *Target) DeliverConfirmed(ctx context.Context, at credential.Place, logi
 	if content, ok := t.recall(at); ok {
 		guess = &shellfile.Answer{Content: content}
 	}
-	a, changed, err := file.Update(ctx, guess, edit(file, logins))
+	a, changed, err := file.Update(ctx, guess, func(a shellfile.Answer) (after []byte, changed bool, err error) {
+		return dockerconfig.Delivered(file.Where(a), a.Content, logins)
+	})
 	if err != nil {
 		return nil, t.report(ctx, at, p, true, err)
 	}
-	held, err := held(file, a, hosts)
+	held, err := dockerconfig.Held(file.Where(a), a.Content, hosts)
 	if err != nil {
 		return nil, t.report(ctx, at, p, true, err)
 	}
@@ -189,46 +191,6 @@ func (t *Target) find(ctx context.Context, at credential.Place) (*pod, error) {
 		return nil, p.Value.waiting(at)
 	}
 	return p, nil
-}
-
-// edit has the logins written into the file. It fails if a credential helper
-// answers for one of the hosts.
-func edit(f shellfile.File, logins map[credential.Host]credential.Login) shellfile.Edit {
-	hosts := slices.Sorted(maps.Keys(logins))
-	return func(a shellfile.Answer) (after []byte, changed bool, err error) {
-		doc, err := document(f, a, hosts)
-		if err != nil {
-			return nil, false, err
-		}
-		for _, host := range hosts {
-			changed = doc.Set(host, logins[host]) || changed
-		}
-		return doc.Bytes(), changed, nil
-	}
-}
-
-// document is the content, in which no credential helper answers for the hosts.
-func document(f shellfile.File, a shellfile.Answer, hosts []credential.Host) (*dockerconfig.Document, error) {
-	doc, err := dockerconfig.Parse(a.Content)
-	if err != nil {
-		return nil, problem.Wrap(err, problem.KindOf(err), "", "%s", f.Where(a))
-	}
-	return doc, doc.Hidden(f.Where(a), hosts)
-}
-
-// held is what the content holds for the hosts.
-func held(f shellfile.File, a shellfile.Answer, hosts []credential.Host) (map[credential.Host]credential.Login, error) {
-	doc, err := document(f, a, hosts)
-	if err != nil {
-		return nil, err
-	}
-	held := map[credential.Host]credential.Login{}
-	for _, host := range hosts {
-		if login, ok := doc.Login(host); ok {
-			held[host] = login
-		}
-	}
-	return held, nil
 }
 
 // maxContent bounds in bytes what is written to a file: what the script says of

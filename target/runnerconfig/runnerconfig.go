@@ -7,7 +7,6 @@
 package runnerconfig
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io/fs"
@@ -16,20 +15,14 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/fsnotify/fsnotify"
 
 	"github.com/regkeeper/regkeeper/credential"
 	"github.com/regkeeper/regkeeper/dockerconfig"
 	"github.com/regkeeper/regkeeper/internal/disk"
+	"github.com/regkeeper/regkeeper/internal/filewatch"
 	"github.com/regkeeper/regkeeper/problem"
 	document "github.com/regkeeper/regkeeper/runnerconfig"
 )
-
-// Variable is what GitLab Runner looks at first for a login, and what docker
-// from 28.3 on does.
-const Variable = "DOCKER_AUTH_CONFIG"
 
 // strict is the one form that docker's parser of the variable takes, without a
 // login: "auths" alone (docker/cli, cli/config/configfile, getEnvConfig).
@@ -110,13 +103,13 @@ func (t *Target) runners(doc *document.Document, place credential.Place) ([]int,
 // auths is the document in a runner's variable. The error is a problem of kind
 // [problem.Damaged] that does not quote it.
 func auths(doc *document.Document, runner int, place credential.Place) (*dockerconfig.Document, error) {
-	text, _ := doc.Runners()[runner].Variable(Variable)
+	text, _ := doc.Runners()[runner].Variable(credential.AuthVariable)
 	if strings.TrimSpace(text) == "" {
 		text = strict
 	}
 	config, err := dockerconfig.Parse([]byte(text))
 	if err != nil {
-		return nil, problem.Wrap(err, problem.Damaged, "repair the variable there, or take it out", "%s of runner %s", Variable, place)
+		return nil, problem.Wrap(err, problem.Damaged, "repair the variable there, or take it out", "%s of runner %s", credential.AuthVariable, place)
 	}
 	return config, nil
 }
@@ -171,14 +164,10 @@ func (t *Target) Deliver(ctx context.Context, place credential.Place, logins map
 			if err := config.Hidden(string(place), hosts); err != nil {
 				return false, err
 			}
-			differs := false
-			for _, host := range hosts {
-				differs = config.Set(host, logins[host]) || differs
-			}
-			if !differs {
+			if !config.Merge(logins) {
 				continue
 			}
-			one, err := doc.SetVariable(i, Variable, string(config.Bytes()))
+			one, err := doc.SetVariable(i, credential.AuthVariable, string(config.Bytes()))
 			if err != nil {
 				return false, fmt.Errorf("%s: %w", t.config.Path, err)
 			}
@@ -189,51 +178,13 @@ func (t *Target) Deliver(ctx context.Context, place credential.Place, logins map
 	return err
 }
 
-// settle is how long a burst of changes is gathered.
-const settle = 20 * time.Millisecond
-
-// Watch tells of changes to the file's content. Its folder is watched, since
-// GitLab Runner and editors replace the file; it fails if there is none. See
-// [credential.Watcher].
+// Watch tells of changes to the file: see [filewatch.Watch]. It fails if there is no
+// folder for the file.
 func (t *Target) Watch(ctx context.Context, changed func(...credential.Place)) error {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return disk.Problem(err, "watch files")
+	folder := filepath.Dir(t.config.Path)
+	if _, err := os.Stat(folder); err != nil {
+		return disk.Problem(err, "watch folder %s", folder)
 	}
-	defer func() { _ = watcher.Close() }()
-	folders := []string{filepath.Dir(t.config.Path)}
-	if end, err := filepath.EvalSymlinks(t.config.Path); err == nil && filepath.Dir(end) != folders[0] {
-		folders = append(folders, filepath.Dir(end))
-	}
-	for _, folder := range folders {
-		if err := watcher.Add(folder); err != nil {
-			return disk.Problem(err, "watch folder %s", folder)
-		}
-	}
-	// What came before the watch began is not told of: a daemon looks then.
-	before, _ := os.ReadFile(t.config.Path)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-watcher.Errors:
-			return disk.Problem(err, "watch files")
-		case <-watcher.Events:
-		}
-		burst := time.NewTimer(settle)
-		for waiting := true; waiting; {
-			select {
-			case <-watcher.Events:
-			case <-burst.C:
-				waiting = false
-			case <-ctx.Done():
-				burst.Stop()
-				return nil
-			}
-		}
-		if now, _ := os.ReadFile(t.config.Path); !bytes.Equal(now, before) {
-			before = now
-			changed()
-		}
-	}
+	paths := func(context.Context) ([]string, error) { return []string{t.config.Path}, nil }
+	return filewatch.Watch(ctx, paths, func() { changed() })
 }

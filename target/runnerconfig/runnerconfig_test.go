@@ -86,13 +86,13 @@ func TestConformance(t *testing.T) {
 		},
 		Put: func(t testing.TB, place credential.Place, host credential.Host, login credential.Login) {
 			edit(t, place, func(d *document.Document, i int) error {
-				value, _ := d.Runners()[i].Variable(runnerconfig.Variable)
+				value, _ := d.Runners()[i].Variable(credential.AuthVariable)
 				config, err := dockerconfig.Parse([]byte(value))
 				if err != nil {
 					return err
 				}
 				config.Set(host, login)
-				_, err = d.SetVariable(i, runnerconfig.Variable, string(config.Bytes()))
+				_, err = d.SetVariable(i, credential.AuthVariable, string(config.Bytes()))
 				return err
 			})
 		},

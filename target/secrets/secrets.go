@@ -284,21 +284,16 @@ func (t *Target) Held(ctx context.Context, place credential.Place, hosts []crede
 }
 
 func held(s *kube.Object[secret], hosts []credential.Host) map[credential.Host]credential.Login {
-	logins := map[credential.Host]credential.Login{}
+	none := map[credential.Host]credential.Login{}
 	if s == nil {
-		return logins
+		return none
 	}
 	doc, err := dockerconfig.Parse(s.Value.config)
 	if err != nil {
 		// Nobody reads a login out of a broken document.
-		return logins
+		return none
 	}
-	for _, host := range hosts {
-		if login, ok := doc.Login(host); ok {
-			logins[host] = login
-		}
-	}
-	return logins
+	return doc.LoginsFor(hosts)
 }
 
 // Deliver applies the namespace's Secret.
@@ -370,9 +365,7 @@ func (t *Target) apply(ctx context.Context, key types.NamespacedName, before *ku
 		}
 	}
 	changed := before == nil || len(before.Value.config) == 0 || !t.labelled(before)
-	for _, host := range hostsOf(logins) {
-		changed = doc.Set(host, logins[host]) || changed
-	}
+	changed = doc.Merge(logins) || changed
 	if !changed {
 		return before, nil
 	}

@@ -8,7 +8,6 @@ package ssh
 
 import (
 	"context"
-	"maps"
 	"slices"
 	"time"
 
@@ -97,7 +96,7 @@ func (t *Target) Held(ctx context.Context, at credential.Place, hosts []credenti
 	if err != nil {
 		return nil, err
 	}
-	return held(file, a, hosts)
+	return dockerconfig.Held(file.Where(a), a.Content, hosts)
 }
 
 // Deliver merges the logins into the file. It fails, and writes nothing, if a
@@ -115,44 +114,13 @@ func (t *Target) DeliverConfirmed(ctx context.Context, at credential.Place, logi
 	if err != nil {
 		return nil, err
 	}
-	names := slices.Sorted(maps.Keys(logins))
 	a, _, err := file.Update(ctx, nil, func(a shellfile.Answer) (after []byte, changed bool, err error) {
-		doc, err := document(file, a, names)
-		if err != nil {
-			return nil, false, err
-		}
-		for _, host := range names {
-			changed = doc.Set(host, logins[host]) || changed
-		}
-		return doc.Bytes(), changed, nil
+		return dockerconfig.Delivered(file.Where(a), a.Content, logins)
 	})
 	if err != nil {
 		return nil, err
 	}
-	return held(file, a, hosts)
-}
-
-// document is the content, in which no credential helper answers for the hosts.
-func document(file shellfile.File, a shellfile.Answer, hosts []credential.Host) (*dockerconfig.Document, error) {
-	doc, err := dockerconfig.Parse(a.Content)
-	if err != nil {
-		return nil, problem.Wrap(err, problem.KindOf(err), "", "%s", file.Where(a))
-	}
-	return doc, doc.Hidden(file.Where(a), hosts)
-}
-
-func held(file shellfile.File, a shellfile.Answer, hosts []credential.Host) (map[credential.Host]credential.Login, error) {
-	doc, err := document(file, a, hosts)
-	if err != nil {
-		return nil, err
-	}
-	held := map[credential.Host]credential.Login{}
-	for _, host := range hosts {
-		if login, ok := doc.Login(host); ok {
-			held[host] = login
-		}
-	}
-	return held, nil
+	return dockerconfig.Held(file.Where(a), a.Content, hosts)
 }
 
 // maxContent bounds in bytes what is written to a file: what the script says of
