@@ -121,6 +121,21 @@ func (g *Graph) Tags(d digest.Digest) []string {
 	return g.names[n]
 }
 
+// Called is a manifest as people know it: by its first tag that is no attachment's,
+// or else by another, or by its digest.
+func (g *Graph) Called(d digest.Digest) string {
+	tags := g.Tags(d)
+	for _, tag := range tags {
+		if _, attached := Attached(tag); !attached {
+			return tag
+		}
+	}
+	if len(tags) > 0 {
+		return tags[0]
+	}
+	return Short(d)
+}
+
 // Parents are the indexes that name a manifest, sorted.
 func (g *Graph) Parents(d digest.Digest) []digest.Digest { return g.digests(g.parents, d) }
 

@@ -92,6 +92,13 @@ type Deleter interface {
 	DeleteManifest(ctx context.Context, repository string, d digest.Digest) error
 }
 
+// Registry is a registry of which images can be read, written and deleted.
+type Registry interface {
+	Reader
+	Writer
+	Deleter
+}
+
 // Outcome is how a blob came to be where it is.
 type Outcome string
 

@@ -611,30 +611,16 @@ func orphaned(inventory *image.Inventory, graph *image.Graph, deleted map[digest
 func sharedBecause(inventory *image.Inventory, graph *image.Graph, kept image.Set, d digest.Digest) string {
 	for _, parent := range graph.Parents(d) {
 		if kept.Has(parent) {
-			return "part of " + called(graph, parent) + ", which stays"
+			return "part of " + graph.Called(parent) + ", which stays"
 		}
 	}
 	switch subject, ok := graph.Subject(d); {
 	case ok && !inventory.Manifests.Has(subject):
 		return "belongs to " + image.Short(subject) + ", which is not in this repository"
 	case ok:
-		return "belongs to " + called(graph, subject) + ", which stays"
+		return "belongs to " + graph.Called(subject) + ", which stays"
 	}
 	return "belongs to an image that stays"
-}
-
-// called is a manifest as people know it.
-func called(graph *image.Graph, d digest.Digest) string {
-	tags := graph.Tags(d)
-	for _, tag := range tags {
-		if _, attached := image.Attached(tag); !attached {
-			return tag
-		}
-	}
-	if len(tags) > 0 {
-		return tags[0]
-	}
-	return image.Short(d)
 }
 
 func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory, deleted map[digest.Digest]bool) {
@@ -667,13 +653,13 @@ func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph 
 		done.Set(d)
 		order = append(order, Step{Digest: d, Reason: reason})
 		if m := inventory.Manifests.Get(d); m != nil && len(m.Children) > 0 {
-			reason := "part of " + called(graph, d)
+			reason := "part of " + graph.Called(d)
 			for _, c := range m.Children {
 				remove(c.Digest, reason)
 			}
 		}
 		if attached := graph.Attached(d); len(attached) > 0 {
-			reason := "belongs to " + called(graph, d)
+			reason := "belongs to " + graph.Called(d)
 			for _, a := range attached {
 				remove(a, reason)
 			}
@@ -681,7 +667,7 @@ func (p *Plan) steps(candidates []*candidate, inventory *image.Inventory, graph 
 	}
 	for _, c := range slices.Backward(candidates) { // the oldest first
 		if !c.keep {
-			remove(c.digest, "no rule keeps "+called(graph, c.digest))
+			remove(c.digest, "no rule keeps "+graph.Called(c.digest))
 		}
 	}
 	for _, d := range slices.Sorted(inventory.Manifests.Digests()) {

@@ -288,7 +288,7 @@ func (p *ecrPolicy) Outcome(inventory *image.Inventory, facts plan.Facts) Outcom
 			switch {
 			case gone[d]:
 			case held:
-				why[d] = "part of " + called(s.graph, holder) + ": ECR does not expire it before that"
+				why[d] = "part of " + s.graph.Called(holder) + ": ECR does not expire it before that"
 				children = true
 			default:
 				ranked = append(ranked, d)
@@ -306,7 +306,7 @@ func (p *ecrPolicy) Outcome(inventory *image.Inventory, facts plan.Facts) Outcom
 			expired = expired[:0]
 			for _, d := range all {
 				if subject, ok := s.refers(d); ok && gone[subject] && !gone[d] {
-					why[d] = "refers to " + called(s.graph, subject) + ", which expires"
+					why[d] = "refers to " + s.graph.Called(subject) + ", which expires"
 					expired = append(expired, d)
 				}
 			}

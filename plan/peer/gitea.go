@@ -265,7 +265,7 @@ func (r *giteaRule) Outcome(inventory *image.Inventory, facts plan.Facts) Outcom
 			why = "latest always stays"
 		case row.tag == "" && references[row.digest] > 0:
 			holder, _ := s.holds(row.digest, gone)
-			why = "part of " + called(s.graph, holder) + ", which is still there"
+			why = "part of " + s.graph.Called(holder) + ", which is still there"
 		case r.keep != nil && r.keep.MatchString(match):
 			why = "matches " + r.keep.source
 		case row.created.IsZero():
@@ -281,7 +281,7 @@ func (r *giteaRule) Outcome(inventory *image.Inventory, facts plan.Facts) Outcom
 		}
 		why = fmt.Sprintf("version %d, which nothing keeps", i+1)
 		if subject, ok := s.graph.Subject(row.digest); ok {
-			why += "; to Gitea it does not belong to " + called(s.graph, subject)
+			why += "; to Gitea it does not belong to " + s.graph.Called(subject)
 		}
 		o.delete(row.tag, row.digest, "%s", why)
 		children(row.digest, -1)

@@ -336,18 +336,18 @@ func (p *harborPolicy) Outcome(inventory *image.Inventory, facts plan.Facts) Out
 		case gone[d] && judged[d]:
 			why = "no rule retains it"
 		case gone[d] && belongs && gone[subject]:
-			why = "goes with " + called(s.graph, subject)
+			why = "goes with " + s.graph.Called(subject)
 		case gone[d]:
 			why = "goes with the last index that names it"
 		case len(running) == 0:
 			why = "no rule is for the repository"
 		case why != "":
 		case condemned[d]:
-			why, refused = "part of "+called(s.graph, holder)+": Harbor refuses to delete it", true
+			why, refused = "part of "+s.graph.Called(holder)+": Harbor refuses to delete it", true
 		case held:
-			why = "part of " + called(s.graph, holder)
+			why = "part of " + s.graph.Called(holder)
 		case belongs:
-			why = "belongs to " + called(s.graph, subject)
+			why = "belongs to " + s.graph.Called(subject)
 		}
 		for _, tag := range s.entries(d) {
 			if gone[d] {

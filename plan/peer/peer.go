@@ -250,20 +250,6 @@ func (s *shelf) subject(d digest.Digest) (digest.Digest, bool) {
 	return subject, ok && s.Manifests.Has(subject) && subject != d
 }
 
-// called is a manifest as people know it.
-func called(graph *image.Graph, d digest.Digest) string {
-	tags := graph.Tags(d)
-	for _, tag := range tags {
-		if _, attached := image.Attached(tag); !attached {
-			return tag
-		}
-	}
-	if len(tags) > 0 {
-		return tags[0]
-	}
-	return image.Short(d)
-}
-
 // newest puts the newer first; what has no date is taken for new.
 func newest(a, b time.Time) int {
 	return cmp.Or(compareBool(b.IsZero(), a.IsZero()), b.Compare(a))

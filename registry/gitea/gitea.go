@@ -29,17 +29,10 @@ import (
 	"github.com/regkeeper/regkeeper/problem"
 )
 
-// OCI is the registry by the API that all registries have.
-type OCI interface {
-	image.Reader
-	image.Deleter
-	image.Writer
-}
-
 // Config is how one server is spoken to.
 type Config struct {
 	// OCI is the same server's registry.
-	OCI OCI
+	OCI image.Registry
 	// URL is the server's root, for example https://gitea.example.com.
 	URL string
 	// Transport sends the requests to the package API.
@@ -56,7 +49,7 @@ type Config struct {
 // them, while any case is taken for them. Dates have a resolution of a second.
 // Its methods may be called at the same time.
 type Registry struct {
-	OCI
+	image.Registry
 	config Config
 
 	// searched says that the server cannot list the versions of one package.
@@ -84,7 +77,7 @@ const (
 
 // New makes the registry. It sends nothing.
 func New(config Config) *Registry {
-	return &Registry{OCI: config.OCI, config: config, kept: map[string]*kept{}}
+	return &Registry{Registry: config.OCI, config: config, kept: map[string]*kept{}}
 }
 
 // Tags lists the tags with when each was pushed, the latest first. It asks for
@@ -201,7 +194,7 @@ func (r *Registry) rows(ctx context.Context, repository string) iter.Seq2[image.
 			}
 			if len(seen) == 0 {
 				// Whether there is such a repository is for the registry to say.
-				for tag, err := range r.OCI.Tags(ctx, repository) {
+				for tag, err := range r.Registry.Tags(ctx, repository) {
 					if !yield(tag, err) {
 						return
 					}
@@ -332,7 +325,7 @@ func (r *Registry) DeleteManifest(ctx context.Context, repository string, d dige
 	if err := r.deleteVersion(ctx, repository, d.String()); err != nil {
 		return err
 	}
-	_, err := r.OCI.Resolve(ctx, repository, d.String())
+	_, err := r.Registry.Resolve(ctx, repository, d.String())
 	if err == nil {
 		return problem.New(problem.Denied, "delete its tags first", "delete manifest %s@%s: a tag leads to it", repository, d)
 	}
@@ -364,13 +357,13 @@ func (r *Registry) deleteVersion(ctx context.Context, repository, version string
 
 // WriteBlob writes by the OCI API. See [image.Writer].
 func (r *Registry) WriteBlob(ctx context.Context, repository string, blob image.Blob, mount string, open func(context.Context) (io.ReadCloser, error)) (image.Outcome, error) {
-	return r.OCI.WriteBlob(ctx, repository, blob, mount, open)
+	return r.Registry.WriteBlob(ctx, repository, blob, mount, open)
 }
 
 // WriteManifest writes by the OCI API. See [image.Writer].
 func (r *Registry) WriteManifest(ctx context.Context, repository, tag, mediaType string, raw []byte) (digest.Digest, error) {
 	defer r.changed(repository)
-	return r.OCI.WriteManifest(ctx, repository, tag, mediaType, raw)
+	return r.Registry.WriteManifest(ctx, repository, tag, mediaType, raw)
 }
 
 const (

@@ -35,17 +35,10 @@ import (
 	"github.com/regkeeper/regkeeper/problem"
 )
 
-// OCI is the registry by the API that all registries have.
-type OCI interface {
-	image.Reader
-	image.Deleter
-	image.Writer
-}
-
 // Config is how one server is spoken to.
 type Config struct {
 	// OCI is the same server's registry, which often has another name.
-	OCI OCI
+	OCI image.Registry
 	// URL is the server's root, for example https://gitlab.example.com.
 	URL string
 	// Transport sends the requests to GitLab's API.
@@ -61,7 +54,7 @@ type Config struct {
 
 // Registry is a server's registry. Its methods may be called at the same time.
 type Registry struct {
-	OCI
+	image.Registry
 	config Config
 
 	mu    sync.Mutex
@@ -91,7 +84,7 @@ func New(config Config) *Registry {
 	if config.Parallel == 0 {
 		config.Parallel = defaultParallel
 	}
-	return &Registry{OCI: config.OCI, config: config, known: map[string]string{}}
+	return &Registry{Registry: config.OCI, config: config, known: map[string]string{}}
 }
 
 // Tags lists the tags with where they lead and when they were made: a request
@@ -105,7 +98,7 @@ func (r *Registry) Tags(ctx context.Context, repository string) iter.Seq2[image.
 		place, err := r.find(ctx, what, repository)
 		if errors.Is(err, image.ErrMissing) {
 			// Whether there is such a repository is for the registry to say.
-			for _, told := range r.OCI.Tags(ctx, repository) {
+			for _, told := range r.Registry.Tags(ctx, repository) {
 				if told != nil {
 					err = told
 				}
@@ -363,7 +356,7 @@ func (r *Registry) DeleteTag(ctx context.Context, path, tag string) error {
 	}
 	r.forget(path)
 	// The API also says so of what the token's owner may not see.
-	_, err = r.OCI.Resolve(ctx, path, tag)
+	_, err = r.Registry.Resolve(ctx, path, tag)
 	if err == nil {
 		return problem.New(problem.Denied, deleteHint, "%s at %s: the API does not know the tag, and the registry has it", what, r.config.URL)
 	}

@@ -33,17 +33,10 @@ import (
 	"github.com/regkeeper/regkeeper/problem"
 )
 
-// OCI is the registry by the API that all registries have.
-type OCI interface {
-	image.Reader
-	image.Deleter
-	image.Writer
-}
-
 // Config is how one server is spoken to.
 type Config struct {
 	// OCI is the same server's registry.
-	OCI OCI
+	OCI image.Registry
 	// URL is the server's root, for example https://harbor.example.com.
 	URL string
 	// Transport sends the requests to Harbor's API.
@@ -56,7 +49,7 @@ type Config struct {
 
 // Registry is a server's registry. Its methods may be called at the same time.
 type Registry struct {
-	OCI
+	image.Registry
 	config Config
 }
 
@@ -77,7 +70,7 @@ const (
 )
 
 // New makes the registry. It sends nothing.
-func New(config Config) *Registry { return &Registry{OCI: config.OCI, config: config} }
+func New(config Config) *Registry { return &Registry{Registry: config.OCI, config: config} }
 
 // artifact is a manifest (Harbor API 2.0, "Artifact").
 type artifact struct {
@@ -155,7 +148,7 @@ func (r *Registry) artifacts(ctx context.Context, repository, query string, tags
 		}
 		if none && (err == nil || errors.Is(err, image.ErrMissing)) {
 			// Whether there is such a repository is for the registry to say.
-			for _, told := range r.OCI.Tags(ctx, repository) {
+			for _, told := range r.Registry.Tags(ctx, repository) {
 				if told != nil {
 					err = told
 				}
@@ -248,7 +241,7 @@ func walk[T any](ctx context.Context, r *Registry, what, path string, query url.
 // Referrers lists by the OCI API, and by Harbor's list of accessories where a
 // server before 2.8 has no such list. See [image.Reader].
 func (r *Registry) Referrers(ctx context.Context, repository string, d digest.Digest) ([]image.Descriptor, error) {
-	all, err := r.OCI.Referrers(ctx, repository, d)
+	all, err := r.Registry.Referrers(ctx, repository, d)
 	if !errors.Is(err, image.ErrUnsupported) {
 		return all, err
 	}
@@ -268,7 +261,7 @@ func (r *Registry) Referrers(ctx context.Context, repository string, d digest.Di
 		return nil, err
 	}
 	for d := range digests {
-		described, err := r.OCI.Resolve(ctx, repository, d.String())
+		described, err := r.Registry.Resolve(ctx, repository, d.String())
 		if errors.Is(err, image.ErrMissing) {
 			continue
 		}
