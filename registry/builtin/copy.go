@@ -257,14 +257,7 @@ func (g *Registry) serveTags(w http.ResponseWriter, r *http.Request, u *upstream
 			u.answered(err, g.config.Now())
 		}
 		if err == nil {
-			page, err := paginate(w, r, all)
-			if err != nil {
-				return err
-			}
-			return writeJSON(w, http.StatusOK, struct {
-				Name string   `json:"name"`
-				Tags []string `json:"tags"`
-			}{to.repository, page})
+			return writeTags(w, r, to.repository, all)
 		}
 		if !have || errors.Is(err, image.ErrMissing) {
 			return u.failure(err, errNoName)

@@ -49,6 +49,11 @@ func (g *Registry) listTags(w http.ResponseWriter, r *http.Request, to route) er
 	if err != nil {
 		return err
 	}
+	return writeTags(w, r, to.repository, all)
+}
+
+// writeTags answers with the page of the tags that is asked for.
+func writeTags(w http.ResponseWriter, r *http.Request, repository string, all []string) error {
 	page, err := paginate(w, r, all)
 	if err != nil {
 		return err
@@ -56,7 +61,7 @@ func (g *Registry) listTags(w http.ResponseWriter, r *http.Request, to route) er
 	return writeJSON(w, http.StatusOK, struct {
 		Name string   `json:"name"`
 		Tags []string `json:"tags"`
-	}{to.repository, page})
+	}{repository, page})
 }
 
 func (g *Registry) tagsOf(ctx context.Context, repository string) ([]string, error) {

@@ -198,11 +198,8 @@ func (c *Cluster) read(ctx context.Context, w Workload) (*object, error) {
 			meta: &d.ObjectMeta, template: &d.Spec.Template, path: templatePath, selector: d.Spec.Selector,
 			state:   State{Paused: d.Spec.Paused, Replicas: ptr.Deref(d.Spec.Replicas, 1)},
 			extract: func() (any, error) { return applyapps.ExtractDeployment(d, Manager) },
-			patch: func(ctx context.Context, data []byte, options metav1.PatchOptions) error {
-				_, err := client.Patch(ctx, w.Name, types.ApplyPatchType, data, options)
-				return err
-			},
-			status: func() status { return deploymentStatus(d) },
+			patch:   applier(client.Patch, w.Name),
+			status:  func() status { return deploymentStatus(d) },
 		}, nil
 	case StatefulSet:
 		client := c.clients.Apps.StatefulSets(w.Namespace)
@@ -214,11 +211,8 @@ func (c *Cluster) read(ctx context.Context, w Workload) (*object, error) {
 			meta: &s.ObjectMeta, template: &s.Spec.Template, path: templatePath, selector: s.Spec.Selector,
 			state:   State{Manual: s.Spec.UpdateStrategy.Type == appsv1.OnDeleteStatefulSetStrategyType, Replicas: ptr.Deref(s.Spec.Replicas, 1)},
 			extract: func() (any, error) { return applyapps.ExtractStatefulSet(s, Manager) },
-			patch: func(ctx context.Context, data []byte, options metav1.PatchOptions) error {
-				_, err := client.Patch(ctx, w.Name, types.ApplyPatchType, data, options)
-				return err
-			},
-			status: func() status { return statefulSetStatus(s) },
+			patch:   applier(client.Patch, w.Name),
+			status:  func() status { return statefulSetStatus(s) },
 		}, nil
 	case DaemonSet:
 		client := c.clients.Apps.DaemonSets(w.Namespace)
@@ -230,11 +224,8 @@ func (c *Cluster) read(ctx context.Context, w Workload) (*object, error) {
 			meta: &d.ObjectMeta, template: &d.Spec.Template, path: templatePath, selector: d.Spec.Selector,
 			state:   State{Manual: d.Spec.UpdateStrategy.Type == appsv1.OnDeleteDaemonSetStrategyType, Replicas: -1},
 			extract: func() (any, error) { return applyapps.ExtractDaemonSet(d, Manager) },
-			patch: func(ctx context.Context, data []byte, options metav1.PatchOptions) error {
-				_, err := client.Patch(ctx, w.Name, types.ApplyPatchType, data, options)
-				return err
-			},
-			status: func() status { return daemonSetStatus(d) },
+			patch:   applier(client.Patch, w.Name),
+			status:  func() status { return daemonSetStatus(d) },
 		}, nil
 	case CronJob:
 		if c.clients.Batch == nil {
@@ -249,14 +240,19 @@ func (c *Cluster) read(ctx context.Context, w Workload) (*object, error) {
 			meta: &j.ObjectMeta, template: &j.Spec.JobTemplate.Spec.Template, path: []string{"spec", "jobTemplate", "spec", "template"},
 			state:   State{Replicas: -1},
 			extract: func() (any, error) { return applybatch.ExtractCronJob(j, Manager) },
-			patch: func(ctx context.Context, data []byte, options metav1.PatchOptions) error {
-				_, err := client.Patch(ctx, w.Name, types.ApplyPatchType, data, options)
-				return err
-			},
-			status: func() status { return cronJobStatus(j) },
+			patch:   applier(client.Patch, w.Name),
+			status:  func() status { return cronJobStatus(j) },
 		}, nil
 	}
 	return nil, fmt.Errorf("kind %q is no workload", w.Kind)
+}
+
+// applier is the server-side apply of the object with the name, by its client's Patch.
+func applier[T any](patch func(context.Context, string, types.PatchType, []byte, metav1.PatchOptions, ...string) (T, error), name string) func(context.Context, []byte, metav1.PatchOptions) error {
+	return func(ctx context.Context, data []byte, options metav1.PatchOptions) error {
+		_, err := patch(ctx, name, types.ApplyPatchType, data, options)
+		return err
+	}
 }
 
 // Look reads a workload. The error is a [problem.Error], of kind
