@@ -21,7 +21,8 @@ has. The tag comes last at each place: who finds it finds everything.
 
 TO is an image, or a repository, in which the image gets the tag it has. What is there
 already is not sent again, so that a copy that was cut off goes on; blobs that another
-repository of the same registry has are mounted from there.
+repository of the same registry has are mounted from there. When the connection breaks
+in a blob, the rest is read and sent, where the registry can go on.
 
 A tag that leads to another image there is not moved, unless --force is given. With
 --platform the copy is an index of these platforms alone: its digest is another, and

@@ -237,7 +237,7 @@ func TestGiteaPackages(t *testing.T) {
 	t.Logf("50 deletions by the package API in %s", time.Since(started))
 	started = time.Now()
 	for n := range 50 {
-		if err := r.OCI.DeleteTag(t.Context(), many, fmt.Sprint("v", 50+n)); err != nil {
+		if err := r.Registry.DeleteTag(t.Context(), many, fmt.Sprint("v", 50+n)); err != nil {
 			t.Fatal(err)
 		}
 	}

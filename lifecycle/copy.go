@@ -531,11 +531,27 @@ func (c *Copier) progressed(n int) {
 // metered tells how much was read.
 type metered struct {
 	io.ReadCloser
+	at    int64
 	count func(n int)
 }
 
 func (m *metered) Read(p []byte) (int, error) {
 	n, err := m.ReadCloser.Read(p)
+	m.at += int64(n)
 	m.count(n)
 	return n, err
+}
+
+// Seek goes back where the content can: what is read again is counted once.
+func (m *metered) Seek(offset int64, whence int) (int64, error) {
+	seeker, ok := m.ReadCloser.(io.Seeker)
+	if !ok {
+		return m.at, errors.ErrUnsupported
+	}
+	at, err := seeker.Seek(offset, whence)
+	if err == nil {
+		m.count(int(at - m.at))
+		m.at = at
+	}
+	return at, err
 }

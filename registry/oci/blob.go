@@ -27,7 +27,8 @@ const (
 )
 
 // Blob reads a blob from where the registry sends one to. When the connection
-// breaks, reading goes on where it was. See [image.Reader].
+// breaks, reading goes on where it was. What is returned is an [io.Seeker], of what
+// was read before. See [image.Reader].
 func (r *Registry) Blob(ctx context.Context, path string, d digest.Digest) (io.ReadCloser, error) {
 	if err := checkDigest(d); err != nil {
 		return nil, err
@@ -51,7 +52,8 @@ type blob struct {
 	verifier   digest.Verifier
 
 	size   int64 // of the whole; -1 while it is not told
-	read   int64
+	read   int64 // up to where reading is
+	hashed int64 // what was read, at most
 	breaks int
 	since  int64 // what was read before the breaks that are counted
 
@@ -139,8 +141,11 @@ func (b *blob) Read(p []byte) (int, error) {
 		} else if err = b.open(); err == nil {
 			continue
 		}
-		_, _ = b.verifier.Write(p[:n]) // which never fails
 		b.read += int64(n)
+		if fresh := b.read - b.hashed; fresh > 0 {
+			_, _ = b.verifier.Write(p[int64(n)-fresh : n]) // which never fails
+			b.hashed = b.read
+		}
 		if errors.Is(err, io.EOF) && b.body != nil && (b.size < 0 || b.read >= b.size) {
 			b.close()
 			if b.err = io.EOF; !b.verifier.Verified() {
@@ -193,6 +198,22 @@ func (b *blob) mend(err error) error {
 	}
 	return pause(b.ctx, firstPause<<(b.breaks-1))
 }
+
+// Seek goes back to a byte of what was read, which is asked for with the next Read.
+// What is read again is not verified again.
+func (b *blob) Seek(offset int64, whence int) (int64, error) {
+	if b.err != nil && !errors.Is(b.err, io.EOF) {
+		return b.read, b.err
+	}
+	if whence != io.SeekStart || offset < 0 || offset > b.hashed {
+		return b.read, errors.ErrUnsupported
+	}
+	b.close()
+	b.read, b.since, b.err = offset, offset, nil
+	return offset, nil
+}
+
+var _ io.Seeker = (*blob)(nil)
 
 func (b *blob) explain(err error) error {
 	return b.repository.registry.explain(err, "read blob %s@%s", b.repository.title(), b.digest)

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
@@ -24,16 +21,12 @@ const (
 	mostUploads = 3
 	// uploadPause is how long to wait before it is sent again; it doubles.
 	uploadPause = time.Second
-	// standstill is how long an upload may stand still.
-	standstill = 5 * time.Minute
-	// cancelPatience is how long the end of a failed upload may take.
-	cancelPatience = 10 * time.Second
 )
 
 // WriteBlob asks for the blob, tries a mount, and sends it. It is sent as it is
-// read: once more from the beginning, read by another call of open, when that
-// fails. What is read must be the blob, or nothing is written. See
-// [image.Writer].
+// read. Where it is cut off, the rest follows if the registry says how much it
+// has; else all is sent once more, read by another call of open. What is read
+// must be the blob, or nothing is written. See [image.Writer].
 func (r *Registry) WriteBlob(ctx context.Context, path string, b image.Blob, mount string, open func(context.Context) (io.ReadCloser, error)) (image.Outcome, error) {
 	if err := checkDigest(b.Digest); err != nil {
 		return "", err
@@ -54,24 +47,27 @@ func (p repository) write(ctx context.Context, b image.Blob, mount string, open 
 	if there {
 		return image.Present, nil
 	}
-	var upload *url.URL
+	var place *url.URL
 	if mount != "" && mount != p.path {
-		if upload, err = p.mount(ctx, b.Digest, mount); err != nil {
+		if place, err = p.mount(ctx, b.Digest, mount); err != nil {
 			return "", err
 		}
-		if upload == nil {
+		if place == nil {
 			return image.Mounted, nil
 		}
 	}
+	plain := false
 	for n := 1; ; n++ {
-		err := p.upload(ctx, upload, b, open)
+		resumed, err := p.upload(ctx, place, b, plain, open)
 		if err == nil {
 			return image.Uploaded, nil
 		}
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
-		if n == mostUploads || !worthRepeating(err) {
+		// What went on and ended badly might have gone well in one piece.
+		plain = plain || resumed
+		if n == mostUploads || !worthRepeating(err) && (!resumed || errors.Is(err, errContent)) {
 			return "", err
 		}
 		if err := pause(ctx, uploadPause<<(n-1)); err != nil {
@@ -81,7 +77,7 @@ func (p repository) write(ctx context.Context, b image.Blob, mount string, open 
 		if there, _ := p.has(ctx, b.Digest); there {
 			return image.Uploaded, nil
 		}
-		upload = nil
+		place = nil
 	}
 }
 
@@ -155,155 +151,6 @@ func worthRepeating(err error) bool {
 	default:
 		return code >= http.StatusInternalServerError
 	}
-}
-
-// upload sends a blob: POST, PATCH and PUT (OCI distribution specification,
-// "Pushing a blob in chunks"), in one chunk.
-func (p repository) upload(ctx context.Context, place *url.URL, b image.Blob, open func(context.Context) (io.ReadCloser, error)) (err error) {
-	if place == nil || place.Host == "" {
-		response, err := p.send(ctx, p.begin())
-		if err != nil {
-			return err
-		}
-		drain(response)
-		if place, err = located(response.Request.URL, response.Header); err != nil {
-			return err
-		}
-	}
-	defer func() {
-		if err != nil {
-			p.abandon(ctx, place)
-		}
-	}()
-	next, err := p.stream(ctx, place, b, open)
-	if err != nil {
-		return err
-	}
-	place = next
-	last := *place
-	query := last.Query()
-	query.Set("digest", b.Digest.String())
-	last.RawQuery = query.Encode()
-	header, err := p.do(ctx, ask{
-		method: http.MethodPut, place: &last, header: http.Header{"Content-Type": {"application/octet-stream"}},
-		good: []int{http.StatusCreated, http.StatusNoContent},
-	})
-	if err != nil {
-		return err
-	}
-	if told := digest.Digest(header.Get("Docker-Content-Digest")); told.Validate() == nil && told.Algorithm() == b.Digest.Algorithm() && told != b.Digest {
-		return mismatch(b.Digest, told)
-	}
-	return nil
-}
-
-// stream sends the content, and returns where the upload goes on.
-func (p repository) stream(ctx context.Context, place *url.URL, b image.Blob, open func(context.Context) (io.ReadCloser, error)) (*url.URL, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watch := time.AfterFunc(standstill, func() { cancel(errSilence) })
-	defer watch.Stop()
-	var last atomic.Pointer[content]
-	reopen := func() (io.ReadCloser, error) {
-		opened, err := open(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("open what is to be sent: %w", err)
-		}
-		c := &content{ReadCloser: opened, verifier: b.Digest.Verifier(), watch: watch}
-		last.Store(c)
-		return c, nil
-	}
-	body, err := reopen()
-	if err != nil {
-		return nil, err
-	}
-	response, err := p.send(ctx, ask{
-		method: http.MethodPatch, place: place, body: body,
-		header: http.Header{"Content-Type": {"application/octet-stream"}},
-		prepare: func(request *http.Request) {
-			request.ContentLength = b.Size
-			request.GetBody = reopen
-			if b.Size == 0 {
-				request.Body, request.GetBody = http.NoBody, nil
-				_ = body.Close()
-			}
-		},
-		good: []int{http.StatusAccepted, http.StatusCreated, http.StatusNoContent},
-	})
-	sent := last.Load()
-	if err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, errSilence) {
-			return nil, cause
-		}
-		if wrong := sent.wrong(b.Size); wrong != nil {
-			return nil, wrong
-		}
-		return nil, err
-	}
-	drain(response)
-	if !sent.is(b.Size) {
-		return nil, notTheBlob(b.Size)
-	}
-	return located(response.Request.URL, response.Header)
-}
-
-func notTheBlob(size int64) error {
-	return problem.Wrap(errContent, problem.Damaged, "the place that it was read from is damaged, or the manifest names another size", "send %d bytes", size)
-}
-
-// content is what is being sent. A transport may still read it when the answer
-// is there.
-type content struct {
-	io.ReadCloser
-	watch *time.Timer // of a standstill
-
-	mu       sync.Mutex
-	verifier digest.Verifier
-	n        int64
-	err      error // how it ended
-}
-
-func (c *content) Read(p []byte) (int, error) {
-	n, err := c.ReadCloser.Read(p)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.err == nil && err == nil {
-		c.watch.Reset(standstill)
-	}
-	_, _ = c.verifier.Write(p[:n]) // which never fails
-	c.n += int64(n)
-	if err != nil {
-		c.err = err
-	}
-	return n, err
-}
-
-// is says whether what was read is the blob.
-func (c *content) is(size int64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.n == size && c.verifier.Verified()
-}
-
-// wrong is what is wrong with what was read, if anything is.
-func (c *content) wrong(size int64) error {
-	right := c.is(size)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	switch {
-	case c.n > size, errors.Is(c.err, io.EOF) && !right:
-		return notTheBlob(size)
-	case c.err != nil && !errors.Is(c.err, io.EOF):
-		return fmt.Errorf("read what is to be sent: %w", c.err)
-	}
-	return nil
-}
-
-// abandon ends an upload that failed, so that the registry need not keep it.
-func (p repository) abandon(ctx context.Context, place *url.URL) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelPatience)
-	defer cancel()
-	_, _ = p.do(ctx, ask{method: http.MethodDelete, place: place, good: []int{http.StatusNoContent}})
 }
 
 // WriteManifest sends a manifest, and makes sure that the registry has it under

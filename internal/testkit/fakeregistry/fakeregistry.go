@@ -13,6 +13,7 @@ import (
 	"crypto/rand"
 	_ "crypto/sha512" // digests may be made by it
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -58,6 +59,17 @@ type Config struct {
 	NoHead bool
 	// NoMount begins an upload instead of a mount.
 	NoMount bool
+	// Cut is after how many bytes of a request's body the connection breaks, if
+	// ok, and how many of these are lost with it. The others have arrived.
+	Cut func(*http.Request) (after, lost int64, ok bool)
+	// NoResume forgets an upload of which a request broke, as distribution 2.8
+	// and, in effect, Gitea do.
+	NoResume bool
+	// Standing is what is told of how many bytes of an upload have arrived; the
+	// truth if nil.
+	Standing func(arrived int) int
+	// NoRanges adds what comes to an upload whichever range it says that it is.
+	NoRanges bool
 	// Before may answer in place of the registry; it returns whether it did.
 	Before func(http.ResponseWriter, *http.Request) bool
 }
@@ -74,6 +86,7 @@ type Registry struct {
 	blobs    map[digest.Digest][]byte
 	uploads  map[string][]byte
 	requests []string
+	received int64
 }
 
 type repo struct {
@@ -155,6 +168,13 @@ func (g *Registry) Corrupt(d digest.Digest) {
 	}
 }
 
+// Received is how many bytes have come of blobs.
+func (g *Registry) Received() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.received
+}
+
 // RoundTrip answers without a network, so that time can be a test's own.
 func (g *Registry) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err := r.Context().Err(); err != nil {
@@ -162,18 +182,23 @@ func (g *Registry) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	got := r.Clone(r.Context())
 	got.Host = cmp.Or(r.Host, r.URL.Host)
+	sent := &body{Reader: http.NoBody}
 	if r.Body != nil {
-		raw, err := io.ReadAll(r.Body)
-		_ = r.Body.Close()
-		if err != nil {
-			return nil, err
-		}
-		got.Body = io.NopCloser(bytes.NewReader(raw))
-	} else {
-		got.Body = http.NoBody
+		defer func() { _ = r.Body.Close() }()
+		sent.Reader = r.Body
 	}
+	got.Body = io.NopCloser(sent)
 	w := httptest.NewRecorder()
-	g.ServeHTTP(w, got)
+	if broke := g.answer(w, got); broke != nil {
+		return nil, broke
+	}
+	// A client's transport reads to the end, and finds its errors there.
+	if _, err := io.Copy(io.Discard, sent); err != nil {
+		return nil, err
+	}
+	if r.ContentLength > 0 && sent.n != r.ContentLength {
+		return nil, fmt.Errorf("http: ContentLength=%d with Body length %d", r.ContentLength, sent.n)
+	}
 	response := w.Result()
 	response.Request = r
 	if text := response.Header.Get("Content-Length"); text != "" {
@@ -182,20 +207,74 @@ func (g *Registry) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
+// body is what a client sends.
+type body struct {
+	io.Reader
+	n int64
+}
+
+func (b *body) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	b.n += int64(n)
+	return n, err
+}
+
 // ServeHTTP implements [http.Handler].
 func (g *Registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g.answer(w, r) != nil {
+		panic(http.ErrAbortHandler) // which is how a handler ends a connection
+	}
+}
+
+// errCut is a connection that was cut.
+var errCut = errors.New("the connection was cut")
+
+// answer answers a request, unless its connection breaks.
+func (g *Registry) answer(w http.ResponseWriter, r *http.Request) error {
 	g.mu.Lock()
 	g.requests = append(g.requests, r.Method+" "+r.URL.RequestURI())
 	g.mu.Unlock()
 	if g.config.Before != nil && g.config.Before(w, r) {
-		return
+		return nil
 	}
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return
+	var comes io.Reader = r.Body
+	cut, lost := false, int64(0)
+	if g.config.Cut != nil {
+		var after int64
+		if after, lost, cut = g.config.Cut(r); cut {
+			comes = io.LimitReader(r.Body, after)
+		}
+	}
+	body, err := io.ReadAll(comes)
+	if cut && err == nil {
+		err = errCut
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	_, id, uploads := strings.Cut(r.URL.Path, "/blobs/uploads/")
+	if uploads {
+		g.received += int64(len(body))
+	}
+	if err != nil {
+		if have, ok := g.uploads[id]; ok && r.Method == http.MethodPatch && g.follows(r, have) {
+			g.uploads[id] = append(have, body[:max(int64(len(body))-lost, 0)]...)
+			if g.config.NoResume {
+				delete(g.uploads, id)
+			}
+		}
+		return err
+	}
+	g.serve(w, r, body)
+	return nil
+}
+
+// follows says whether what a request brings is what follows in its upload.
+func (g *Registry) follows(r *http.Request, have []byte) bool {
+	text, _, ok := strings.Cut(r.Header.Get("Content-Range"), "-")
+	return !ok || g.config.NoRanges || text == strconv.Itoa(len(have))
+}
+
+func (g *Registry) serve(w http.ResponseWriter, r *http.Request, body []byte) {
 	if r.URL.Path == "/token" {
 		g.token(w, r)
 		return
@@ -512,7 +591,7 @@ func (g *Registry) upload(w http.ResponseWriter, r *http.Request, name, id strin
 		}
 		id = rand.Text()
 		g.uploads[id] = nil
-		g.accept(w, name, id)
+		g.stands(w, name, id, http.StatusAccepted)
 		return
 	}
 	have, ok := g.uploads[id]
@@ -521,9 +600,15 @@ func (g *Registry) upload(w http.ResponseWriter, r *http.Request, name, id strin
 		return
 	}
 	switch r.Method {
+	case http.MethodGet:
+		g.stands(w, name, id, http.StatusNoContent)
 	case http.MethodPatch:
+		if !g.follows(r, have) {
+			g.stands(w, name, id, http.StatusRequestedRangeNotSatisfiable)
+			return
+		}
 		g.uploads[id] = append(have, body...)
-		g.accept(w, name, id)
+		g.stands(w, name, id, http.StatusAccepted)
 	case http.MethodPut:
 		d := digest.Digest(query.Get("digest"))
 		raw := append(have, body...)
@@ -544,10 +629,15 @@ func (g *Registry) upload(w http.ResponseWriter, r *http.Request, name, id strin
 	}
 }
 
-func (g *Registry) accept(w http.ResponseWriter, name, id string) {
+// stands tells where an upload goes on, and how much has arrived.
+func (g *Registry) stands(w http.ResponseWriter, name, id string, status int) {
+	arrived := len(g.uploads[id])
+	if g.config.Standing != nil {
+		arrived = g.config.Standing(arrived)
+	}
 	w.Header().Set("Location", "/v2/"+name+"/blobs/uploads/"+id)
-	w.Header().Set("Range", fmt.Sprintf("0-%d", max(len(g.uploads[id])-1, 0)))
-	w.WriteHeader(http.StatusAccepted)
+	w.Header().Set("Range", fmt.Sprintf("0-%d", max(arrived-1, 0)))
+	w.WriteHeader(status)
 }
 
 // Uploads is how many uploads have begun and not ended.
