@@ -351,11 +351,20 @@ func (o Options) notes(c config.Config, text []byte) []string {
 	}
 	if o.Mode == CronJob {
 		add("A CronJob looks at its times only: what is new waits for the next one. At once: kubectl -n %s create job --from=cronjob/%s now", o.Namespace, Name)
+		if scheduled(c) {
+			add("A CronJob neither prunes nor mirrors, whatever times the configuration has for it: run regkeeper image prune --apply and regkeeper mirror run at times of their own, or take --mode deployment.")
+		}
 	}
 	if len(text) > lastApplied {
 		add("The configuration is too long for kubectl to keep a copy: use kubectl apply --server-side.")
 	}
 	return notes
+}
+
+// scheduled says whether something is to be done to images at set times.
+func scheduled(c config.Config) bool {
+	return slices.ContainsFunc(c.Images, func(i config.Images) bool { return i.Prune != config.Schedule{} }) ||
+		slices.ContainsFunc(c.Mirrors, func(m config.Mirror) bool { return m.Run != config.Schedule{} })
 }
 
 // noteRights says where rights are given that are wide, or that take a

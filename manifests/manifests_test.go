@@ -81,6 +81,34 @@ func notes(set manifests.Set) string {
 	return strings.Join(set.Notes, "\n")
 }
 
+// TestCronJobSaysWhatItLeaves has something to be done at set times that a CronJob
+// does not do.
+func TestCronJobSaysWhatItLeaves(t *testing.T) {
+	t.Parallel()
+	_, text := load(t, "runners.yaml")
+	for added, want := range map[string]bool{
+		"": false,
+		"images: [{match: gitea.example.com/a/*, keep: [{last: 3}]}]\n":                                        false,
+		"images: [{match: gitea.example.com/a/*, keep: [{last: 3}], prune: {every: 1h}}]\n":                    true,
+		"mirrors: [{name: b, from: gitea.example.com/a/*, to: [b.example.com/a], run: {cron: '0 3 * * *'}}]\n": true,
+	} {
+		whole := append(slices.Clone(text), added...)
+		c, err := config.Parse("runners.yaml", manifests.Folder, whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for mode, says := range map[manifests.Mode]bool{manifests.CronJob: want, manifests.Deployment: false} {
+			set, err := manifests.Kubernetes(c, whole, manifests.Options{Mode: mode, Image: image})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Contains(notes(set), "neither prunes nor mirrors"); got != says {
+				t.Errorf("%s with %q says it: %v", mode, added, got)
+			}
+		}
+	}
+}
+
 func TestKubernetes(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
