@@ -144,9 +144,11 @@ func BenchmarkInventoryMemory(b *testing.B) {
 				code int
 				args []string
 			}{
-				{"prune-cold", 2, []string{"prune", "--keep-last=30", "-o=json"}},
-				{"prune-warm", 2, []string{"prune", "--keep-last=30", "-o=json"}},
-				{"ls", 0, []string{"ls", "-o=json"}},
+				{"prune-cold", 2, []string{"prune", "--keep-last=30"}},
+				{"prune-warm", 2, []string{"prune", "--keep-last=30"}},
+				{"prune-json", 2, []string{"prune", "--keep-last=30", "-o=json"}},
+				{"ls", 0, []string{"ls"}},
+				{"ls-json", 0, []string{"ls", "-o=json"}},
 				{"ls-names", 0, []string{"ls", "--names"}},
 			} {
 				got := p.meter(append([]string{"image", run.args[0], host + "/app"}, run.args[1:]...)...)
