@@ -128,6 +128,7 @@ part "tidy" tidy
 part "lint" lint
 part "unit and integration, race" unit
 part "100,000 plans" go test ./plan -run '^TestSafety' -plans 100000
+part "2,000 deliveries by exec" go test ./target/pods -run '^TestNothingIsLost$' -deliveries 2000
 part "clients' own libraries" libraries
 part "Helm chart and kustomize" go -C tools/charts test ./...
 part "benchmarks run" go test -run '^$' -bench . -benchtime 1x ./...

@@ -3,6 +3,7 @@ package pods_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -470,13 +471,11 @@ func TestCatLosesInput(t *testing.T) {
 	})
 }
 
+var deliveries = flag.Int("deliveries", 400, "how often TestNothingIsLost delivers")
+
 // TestNothingIsLost delivers through an executor that loses what it can.
 func TestNothingIsLost(t *testing.T) {
 	t.Parallel()
-	deliveries := 2000
-	if testing.Short() {
-		deliveries = 200
-	}
 	const places = 8
 	shell := []string{"sh"}
 	if _, err := exec.LookPath("busybox"); err == nil {
@@ -496,7 +495,7 @@ func TestNothingIsLost(t *testing.T) {
 	for i, home := range homes {
 		all.Go(func() {
 			place := credential.Place(fmt.Sprint("ci/runner-", i, "/c"))
-			for n := range deliveries / places {
+			for n := range *deliveries / places {
 				want := login("u", fmt.Sprint("secret-", n))
 				held, err := w.DeliverConfirmed(t.Context(), place, logins{"h": want}, []credential.Host{"h"})
 				if err != nil || !held["h"].Equal(want) {
@@ -507,7 +506,7 @@ func TestNothingIsLost(t *testing.T) {
 		})
 	}
 	all.Wait()
-	t.Logf("%d deliveries by %d execs", deliveries, executor.Count())
+	t.Logf("%d deliveries by %d execs", *deliveries, executor.Count())
 }
 
 // TestLateInput has standard input arrive late, as long as there is an output.
