@@ -152,7 +152,7 @@ func describe(inventory *image.Inventory, graph *image.Graph, i image.Image) lis
 			l.Attached++
 		}
 	}
-	if m := i.Manifest; m != nil {
+	if m := inventory.Manifests.Get(i.Digest); m != nil {
 		l.MediaType = m.MediaType
 		for _, child := range m.Children {
 			if child.Platform != "" && child.Platform != "unknown/unknown" {

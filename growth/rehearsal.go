@@ -151,7 +151,7 @@ func past(inventory *image.Inventory, graph *image.Graph, at time.Time) *image.I
 		}
 	}
 	for name, tag := range inventory.Tags {
-		if there[tag.Digest] && (!told(tag.Pushed) || !tag.Pushed.After(at)) {
+		if there[tag.Digest] && (!image.Told(tag.Pushed) || !tag.Pushed.After(at)) {
 			then.Tags[name] = tag
 		}
 	}

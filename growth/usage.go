@@ -164,7 +164,7 @@ func loose(inventory *image.Inventory, graph *image.Graph, reached map[digest.Di
 func dated(inventory *image.Inventory, graph *image.Graph, d digest.Digest) time.Time {
 	var first time.Time
 	see := func(at time.Time) {
-		if told(at) && (first.IsZero() || at.Before(first)) {
+		if image.Told(at) && (first.IsZero() || at.Before(first)) {
 			first = at
 		}
 	}
@@ -179,10 +179,6 @@ func dated(inventory *image.Inventory, graph *image.Graph, d digest.Digest) time
 	}
 	return first
 }
-
-// told says whether a time is one: some registries say 1970 for what they do not
-// know.
-func told(at time.Time) bool { return at.Year() >= 1980 }
 
 func seconds(at time.Time) int64 {
 	if at.IsZero() {

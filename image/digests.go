@@ -85,17 +85,24 @@ func (s *Digests) Add(d digest.Digest) (n uint32, added bool) {
 	return n, true
 }
 
-// addFrom has a digest of another set in this one: without the way over its text.
+// findFrom is the number of a digest of another set, without the way over its text.
+func (s *Digests) findFrom(from *Digests, number uint32) (uint32, bool) {
+	if d, ok := from.others[number]; ok {
+		return s.Find(d)
+	}
+	return s.find(from.sums.at(number))
+}
+
+// addFrom has a digest of another set in this one.
 func (s *Digests) addFrom(from *Digests, number uint32) uint32 {
+	if n, ok := s.findFrom(from, number); ok {
+		return n
+	}
 	if d, ok := from.others[number]; ok {
 		n, _ := s.Add(d)
 		return n
 	}
-	b := from.sums.at(number)
-	if n, ok := s.find(b); ok {
-		return n
-	}
-	return s.add(*b)
+	return s.add(*from.sums.at(number))
 }
 
 // add adds what is not there.

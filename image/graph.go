@@ -12,7 +12,8 @@ import (
 // Graph answers what leads where in an inventory, as that was when the graph was
 // made. Several may ask it at the same time.
 type Graph struct {
-	nodes *Digests
+	manifests *Manifests
+	nodes     *Digests
 	// Of the number of each node: what it names, what names it, what belongs to
 	// it.
 	children, parents, attached edges
@@ -38,7 +39,7 @@ func (e edges) of(n uint32) []uint32 {
 
 // Graph indexes the inventory as it is now.
 func (v *Inventory) Graph() *Graph {
-	g := &Graph{nodes: NewDigests(), names: map[uint32][]string{}, subjects: map[uint32]uint32{}, listed: map[uint32]uint32{}, short: map[string]digest.Digest{}}
+	g := &Graph{manifests: v.Manifests, nodes: NewDigests(), names: map[uint32][]string{}, subjects: map[uint32]uint32{}, listed: map[uint32]uint32{}, short: map[string]digest.Digest{}}
 	var children, parents, attached [][2]uint32
 	s := v.Manifests
 	for i := range s.rows.length {
@@ -267,6 +268,17 @@ func (s Set) Has(d digest.Digest) bool {
 	}
 	_, ok = slices.BinarySearch(s.numbers, n)
 	return ok
+}
+
+// Size is what they take together, in bytes: see [Manifests.Size].
+func (s Set) Size() int64 {
+	var sum total
+	for _, n := range s.numbers {
+		if r, ok := s.graph.manifests.rowFrom(s.graph.nodes, n); ok {
+			sum.add(s.graph.manifests, r)
+		}
+	}
+	return sum.bytes
 }
 
 // All are the manifests in it, in no order that means anything.

@@ -54,8 +54,6 @@ type Image struct {
 	Digest digest.Digest
 	// Tags are its names, sorted; none for one without.
 	Tags []string
-	// Manifest is nil if it could not be read.
-	Manifest *Manifest
 }
 
 // Images lists the images that have a tag, sorted by digest.
@@ -69,7 +67,7 @@ func (v *Inventory) Images() []Image {
 	}
 	images := make([]Image, 0, len(tags))
 	for _, d := range slices.Sorted(maps.Keys(tags)) {
-		images = append(images, Image{Digest: d, Tags: tags[d], Manifest: v.Manifests.Get(d)})
+		images = append(images, Image{Digest: d, Tags: tags[d]})
 	}
 	return images
 }

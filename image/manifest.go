@@ -160,7 +160,8 @@ func ParseManifest(d digest.Digest, mediaType string, raw []byte) (*Manifest, er
 		}
 	}
 	_, m.Deleting = doc.Annotations[DeletingAnnotation]
-	m.Created, _ = time.Parse(time.RFC3339, doc.Annotations[ocispec.AnnotationCreated])
+	created, _ := time.Parse(time.RFC3339, doc.Annotations[ocispec.AnnotationCreated])
+	m.Created = sayable(created)
 	return m, nil
 }
 
@@ -177,12 +178,27 @@ func (m *Manifest) ReadConfig(raw []byte) error {
 		return fmt.Errorf("parse the config of %s: %w", m.Digest, err)
 	}
 	if m.Created.IsZero() && doc.Created != nil {
-		m.Created = *doc.Created
+		m.Created = sayable(*doc.Created)
 	}
 	if doc.Architecture != "" {
 		m.Platform = platform(doc.OS, doc.Architecture, doc.Variant)
 	}
 	return nil
+}
+
+// sayable is a time in UTC, or zero if it cannot be said in RFC 3339 there: the
+// last hours of the year 9999 in zones behind UTC.
+func sayable(at time.Time) time.Time {
+	if at = at.UTC(); at.Year() < 0 || at.Year() > 9999 {
+		return time.Time{}
+	}
+	return at
+}
+
+// Told says whether a time that a registry tells is one. Some say 1970, or the year
+// 1, for what they do not know; no registry is so old.
+func Told(at time.Time) bool {
+	return at.Year() >= 1980 && !sayable(at).IsZero()
 }
 
 // Built returns when the image was built, of a time that a builder that makes the

@@ -195,6 +195,8 @@ func TestReadConfig(t *testing.T) {
 		{"all", `{"created":"2031-02-03T04:05:06Z","os":"linux","architecture":"arm","variant":"v7"}`, time.Time{}, image.Manifest{Created: built, Platform: "linux/arm/v7"}},
 		{"the annotation comes first", `{"created":"2030-01-01T00:00:00Z","os":"linux","architecture":"amd64"}`, built, image.Manifest{Created: built, Platform: "linux/amd64"}},
 		{"nothing", `{}`, time.Time{}, image.Manifest{}},
+		{"another zone", `{"created":"2031-02-03T06:05:06+02:00"}`, time.Time{}, image.Manifest{Created: built}},
+		{"a year that UTC cannot say", `{"created":"9999-12-31T23:59:59-01:00"}`, time.Time{}, image.Manifest{}},
 		{"null", `{"created":null}`, time.Time{}, image.Manifest{}},
 	} {
 		m := image.Manifest{Created: c.before}

@@ -143,32 +143,53 @@ func (s *Manifests) Put(m *Manifest) {
 // Size is what manifests take together, in bytes: each of them and each blob
 // counted once. What is not here counts nothing, nor what registries do not keep.
 func (s *Manifests) Size(manifests iter.Seq[digest.Digest]) int64 {
-	seen := map[uint32]bool{}
-	var sum int64
-	count := func(number uint32, size int64) {
-		if !seen[number] {
-			seen[number] = true
-			sum += size
-		}
-	}
+	var sum total
 	for d := range manifests {
-		r, ok := s.row(d)
-		if !ok {
-			continue
-		}
-		count(r.digest, r.size)
-		for i := range r.parts {
-			number := *s.parts.at(r.firstPart + i)
-			if b := s.blobs.at(number); len(s.urls[number]) == 0 {
-				count(b.digest, b.size)
-			}
+		if r, ok := s.row(d); ok {
+			sum.add(s, r)
 		}
 	}
-	return sum
+	return sum.bytes
+}
+
+// total counts digests by their numbers, each once.
+type total struct {
+	seen  map[uint32]bool
+	bytes int64
+}
+
+func (t *total) add(s *Manifests, r *row) {
+	t.count(r.digest, r.size)
+	for i := range r.parts {
+		number := *s.parts.at(r.firstPart + i)
+		if b := s.blobs.at(number); len(s.urls[number]) == 0 {
+			t.count(b.digest, b.size)
+		}
+	}
+}
+
+func (t *total) count(number uint32, size int64) {
+	if t.seen == nil {
+		t.seen = map[uint32]bool{}
+	}
+	if !t.seen[number] {
+		t.seen[number] = true
+		t.bytes += size
+	}
 }
 
 func (s *Manifests) row(d digest.Digest) (*row, bool) {
 	n, ok := s.digests.Find(d)
+	return s.rowOf(n, ok)
+}
+
+// rowFrom is the row of a digest that another set has.
+func (s *Manifests) rowFrom(of *Digests, number uint32) (*row, bool) {
+	n, ok := s.digests.findFrom(of, number)
+	return s.rowOf(n, ok)
+}
+
+func (s *Manifests) rowOf(n uint32, ok bool) (*row, bool) {
 	if !ok || *s.at.at(n) == 0 {
 		return nil, false
 	}

@@ -327,17 +327,13 @@ func candidates(inventory *image.Inventory, graph *image.Graph) []*candidate {
 }
 
 func (c *candidate) seen(tag image.Tag) {
-	if told(tag.Pushed) && tag.Pushed.After(c.date) {
+	if image.Told(tag.Pushed) && tag.Pushed.After(c.date) {
 		c.date, c.pushed = tag.Pushed, true
 	}
-	if told(tag.Pulled) && tag.Pulled.After(c.pulled) {
+	if image.Told(tag.Pulled) && tag.Pulled.After(c.pulled) {
 		c.pulled = tag.Pulled
 	}
 }
-
-// told says whether a registry's time is one. Some say 1970 for what they do not
-// know; no registry is so old.
-func told(at time.Time) bool { return at.Year() >= 1980 }
 
 // compareAge puts the newer first, and what has no date before all. Registries
 // tell when something was pushed to the second: of the same second the later
@@ -423,6 +419,9 @@ func SamePath(a, b image.Repository) bool {
 // Used lists the manifests of an inventory that are used.
 func Used(inventory *image.Inventory, uses []image.Use) []digest.Digest {
 	byDigest, anyTag, _ := used(inventory, uses)
+	if len(byDigest)+len(anyTag) == 0 {
+		return nil
+	}
 	all := map[digest.Digest]bool{}
 	for d, m := range inventory.Manifests.All() {
 		if len(byDigest[d]) > 0 || m.Config != nil && len(byDigest[m.Config.Digest]) > 0 {
@@ -565,16 +564,18 @@ func idle(policy Policy, candidates []*candidate, facts Facts) (notes []string) 
 // lost says whether a manifest that is not in the registry may be an index: what
 // it needs is not known.
 func lost(inventory *image.Inventory, graph *image.Graph) bool {
+	if len(inventory.Missing) == 0 {
+		return false
+	}
 	for d := range inventory.Missing {
-		_, listed := inventory.Untagged[d]
-		if listed || len(graph.Tags(d)) > 0 {
+		if _, listed := inventory.Untagged[d]; listed || len(graph.Tags(d)) > 0 {
 			return true
 		}
-		for _, parent := range graph.Parents(d) {
-			for _, child := range inventory.Manifests.Get(parent).Children {
-				if child.Digest == d && child.MediaType != ocispec.MediaTypeImageManifest && child.MediaType != image.DockerManifest {
-					return true
-				}
+	}
+	for _, m := range inventory.Manifests.All() {
+		for _, child := range m.Children {
+			if inventory.Missing[child.Digest] && child.MediaType != ocispec.MediaTypeImageManifest && child.MediaType != image.DockerManifest {
+				return true
 			}
 		}
 	}
@@ -634,7 +635,7 @@ func (p *Plan) judged(candidates []*candidate, inventory *image.Inventory, delet
 		if v.Tags == nil {
 			v.Tags = []string{}
 		}
-		v.Size = inventory.Size(c.closure.All())
+		v.Size = c.closure.Size()
 		p.Images = append(p.Images, v)
 	}
 }

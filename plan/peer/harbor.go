@@ -390,7 +390,7 @@ func (s *shelf) harborArtifacts() (list []artifact, pulls bool) {
 				a.pulled = at
 			}
 		}
-		if !told(a.pulled) {
+		if !image.Told(a.pulled) {
 			a.pulled = time.Time{}
 		}
 		pulls = pulls || !a.pulled.IsZero()

@@ -157,24 +157,21 @@ func newShelf(inventory *image.Inventory, facts plan.Facts) *shelf {
 	return &shelf{Inventory: inventory, graph: inventory.Graph(), now: facts.Now}
 }
 
-// told says whether a registry's time is one: some say 1970, or the year 1.
-func told(at time.Time) bool { return at.Year() >= 1980 }
-
 // pushed is when a tag was written, or a manifest without one. What is not told
 // of a child is told of what holds it, which was pushed after it. It is zero if
 // nothing is known.
 func (s *shelf) pushed(tag string, d digest.Digest) time.Time {
-	if at := s.Tags[tag].Pushed; tag != "" && told(at) {
+	if at := s.Tags[tag].Pushed; tag != "" && image.Told(at) {
 		return at
 	}
-	if at := s.Untagged[d].Pushed; tag == "" && told(at) {
+	if at := s.Untagged[d].Pushed; tag == "" && image.Told(at) {
 		return at
 	}
 	if tag == "" {
 		var first time.Time
 		for _, parent := range s.graph.Parents(d) {
 			for _, name := range s.graph.Tags(parent) {
-				if at := s.Tags[name].Pushed; told(at) && (first.IsZero() || at.Before(first)) {
+				if at := s.Tags[name].Pushed; image.Told(at) && (first.IsZero() || at.Before(first)) {
 					first = at
 				}
 			}
