@@ -476,12 +476,13 @@ func (p *placing) blob(ctx context.Context, blob image.Blob) error {
 			return image.Outcome(""), context.Cause(ctx)
 		}
 		p.size.Add(blob.Size)
+		var most int64
 		return p.place.Registry.WriteBlob(ctx, to.Path, blob, p.mount(blob.Digest), func(ctx context.Context) (io.ReadCloser, error) {
 			content, err := p.from.Blob(ctx, p.source.Path, blob.Digest)
 			if err != nil {
 				return nil, err
 			}
-			return &metered{ReadCloser: content, count: p.progressed}, nil
+			return &metered{ReadCloser: content, most: &most, count: p.progressed}, nil
 		})
 	})
 	if err != nil {
@@ -528,21 +529,26 @@ func (c *Copier) progressed(n int) {
 	c.how.Report(Progress{What: "bytes", Done: int(sent), Of: int(c.size.Load())})
 }
 
-// metered tells how much was read.
+// metered tells how much was read. What is read again, by this one or by another
+// that shares most, is counted once.
 type metered struct {
 	io.ReadCloser
 	at    int64
+	most  *int64 // what was read at most
 	count func(n int)
 }
 
 func (m *metered) Read(p []byte) (int, error) {
 	n, err := m.ReadCloser.Read(p)
 	m.at += int64(n)
-	m.count(n)
+	if more := m.at - *m.most; more > 0 {
+		*m.most = m.at
+		m.count(int(more))
+	}
 	return n, err
 }
 
-// Seek goes back where the content can: what is read again is counted once.
+// Seek goes back where the content can.
 func (m *metered) Seek(offset int64, whence int) (int64, error) {
 	seeker, ok := m.ReadCloser.(io.Seeker)
 	if !ok {
@@ -550,7 +556,6 @@ func (m *metered) Seek(offset int64, whence int) (int64, error) {
 	}
 	at, err := seeker.Seek(offset, whence)
 	if err == nil {
-		m.count(int(at - m.at))
 		m.at = at
 	}
 	return at, err
