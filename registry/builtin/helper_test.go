@@ -50,6 +50,7 @@ type fixture struct {
 	log      *buffer
 	server   *httptest.Server
 	host     string
+	logins   int // made
 }
 
 // login is a user with a token.
@@ -107,13 +108,11 @@ func (f *fixture) restart() {
 	f.open()
 }
 
-var serial int
-
 // login makes a token: scopes are written as "pull,push".
 func (f *fixture) login(user, scopes string, repositories ...string) login {
 	f.t.Helper()
-	serial++
-	req := builtin.TokenRequest{User: user, Name: fmt.Sprintf("token-%d", serial), Repositories: repositories}
+	f.logins++
+	req := builtin.TokenRequest{User: user, Name: fmt.Sprintf("token-%d", f.logins), Repositories: repositories}
 	for _, scope := range strings.Split(scopes, ",") {
 		req.Scopes = append(req.Scopes, credential.Scope(scope))
 	}

@@ -22,25 +22,38 @@ import (
 const (
 	// standstill is how long an upload may stand still.
 	standstill = 5 * time.Minute
-	// cancelPatience is how long the end of a failed upload may take, and how
-	// long what is being read may hold up the next try.
+	// mostStandstills is how often the uploads of one blob go on after they
+	// stood still.
+	mostStandstills = 2
+	// cancelPatience is how long the end of an upload may take, and how long
+	// what is being read may hold up the next try: so long before it is told to
+	// end, and as long after.
 	cancelPatience = 10 * time.Second
 	// leastResumed is how much must have arrived for an upload to go on, in
 	// bytes. What is less is sent again as quickly as it is asked for.
 	leastResumed = 1 << 20
 )
 
+// sending is what the uploads of one blob have in common.
+type sending struct {
+	blob  image.Blob
+	open  func(context.Context) (io.ReadCloser, error)
+	plain bool // no upload is to go on
+	stood int  // how often one stood still where it could go on
+}
+
 // upload is a blob on its way into a repository.
 type upload struct {
 	repository
-	blob    image.Blob
+	*sending
 	place   *url.URL // where it goes on
 	content *content
 
 	read    int64 // how much of the content was, at most
 	arrived int64 // what the registry has, as it told last
 	breaks  int   // without much coming in between
-	resumed bool  // it went on, or was to, from where the registry told
+	resumed bool  // it went on from where the registry told
+	refused bool  // the registry cannot go on, or told what cannot be
 }
 
 // upload sends a blob: POST, PATCH and PUT (OCI distribution specification 1.1,
@@ -52,9 +65,11 @@ type upload struct {
 // in the midst of a chunk. Gitea 1.26 and distribution 2 lose the whole upload with
 // a part of a chunk, so that smaller chunks would help with neither.
 //
-// It returns whether the upload was resumed: another one, which is not, may go well
-// where this one failed.
-func (p repository) upload(ctx context.Context, place *url.URL, b image.Blob, plain bool, open func(context.Context) (io.ReadCloser, error)) (resumed bool, err error) {
+// With an error it returns whether the registry cannot go on: it refuses to tell
+// where or what follows, tells what cannot be, or has something else in the end.
+// A plain upload may then go well where this one failed. That nothing came, or
+// that the upload is gone, as it is when a registry begins anew, is no such sign.
+func (p repository) upload(ctx context.Context, place *url.URL, s *sending) (refused bool, err error) {
 	if place == nil || place.Host == "" {
 		response, err := p.send(ctx, p.begin())
 		if err != nil {
@@ -66,28 +81,38 @@ func (p repository) upload(ctx context.Context, place *url.URL, b image.Blob, pl
 		}
 	}
 	reading, cancel := context.WithCancel(ctx)
-	u := &upload{repository: p, blob: b, place: place, content: newContent(b, func() (io.ReadCloser, error) { return open(reading) }, cancel)}
+	u := &upload{repository: p, sending: s, place: place, content: newContent(reading, s)}
+	ended := false
 	defer func() {
 		cancel()
 		u.content.close()
-		if err != nil {
+		if !ended {
 			u.abandon(ctx)
 		}
 	}()
 	for {
 		err := u.rest(ctx)
 		if err == nil {
-			return u.resumed, nil
+			ended = true
+			return false, nil
 		}
-		if plain || ctx.Err() != nil || !u.mayGoOn(err) {
+		if u.plain || ctx.Err() != nil {
+			return false, err
+		}
+		if !u.mayGoOn(err) {
 			return u.resumed, err
+		}
+		if errors.Is(err, errSilence) {
+			if u.stood++; u.stood > mostStandstills {
+				return u.refused, err
+			}
 		}
 		there, goesOn := u.ask(ctx, err)
 		if there {
-			return u.resumed, nil
+			return false, nil
 		}
 		if !goesOn {
-			return u.resumed, err
+			return u.refused, err
 		}
 	}
 }
@@ -96,6 +121,10 @@ func (p repository) upload(ctx context.Context, place *url.URL, b image.Blob, pl
 func (u *upload) rest(ctx context.Context) error {
 	if u.arrived < u.blob.Size || u.blob.Size == 0 {
 		if err := u.stream(ctx); err != nil {
+			return err
+		}
+	} else if u.content.length() < u.blob.Size {
+		if err := u.readOn(ctx); err != nil {
 			return err
 		}
 	}
@@ -114,22 +143,48 @@ func (u *upload) rest(ctx context.Context) error {
 		return err
 	}
 	if told := digest.Digest(header.Get("Docker-Content-Digest")); told.Validate() == nil && told.Algorithm() == u.blob.Digest.Algorithm() && told != u.blob.Digest {
+		u.refused = u.resumed
 		return mismatch(u.blob.Digest, told)
 	}
 	return nil
 }
 
-// stream sends the content that has not arrived.
-func (u *upload) stream(ctx context.Context) error {
+// watched is a context that ends when an upload stands still, unless the timer is
+// reset. Who calls ends both by the function.
+func (u *upload) watched(ctx context.Context) (context.Context, *time.Timer, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	watch := time.AfterFunc(standstill, func() {
 		if ctx.Err() == nil {
 			cancel(errSilence)
-			u.content.unblock()
+			u.content.unblock(ctx)
 		}
 	})
-	defer watch.Stop()
+	return ctx, watch, func() {
+		watch.Stop()
+		cancel(nil)
+	}
+}
+
+// readOn reads what was not since the content was opened anew, and has arrived.
+func (u *upload) readOn(ctx context.Context) error {
+	ctx, watch, end := u.watched(ctx)
+	defer end()
+	_, err := u.content.from(ctx, u.blob.Size, watch)
+	return silenced(ctx, err)
+}
+
+// silenced is the error of what ran under a context, or that nothing came.
+func silenced(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, errSilence) {
+		return cause
+	}
+	return err
+}
+
+// stream sends the content that has not arrived.
+func (u *upload) stream(ctx context.Context) error {
+	ctx, watch, end := u.watched(ctx)
+	defer end()
 	header := http.Header{"Content-Type": {"application/octet-stream"}}
 	if u.arrived > 0 {
 		// The form of the specification, which is not that of RFC 9110.
@@ -138,7 +193,7 @@ func (u *upload) stream(ctx context.Context) error {
 	from := func() (io.ReadCloser, error) { return u.content.from(ctx, u.arrived, watch) }
 	body, err := from()
 	if err != nil {
-		return err
+		return silenced(ctx, err)
 	}
 	response, err := u.send(ctx, ask{
 		method: http.MethodPatch, place: u.place, body: body, header: header,
@@ -152,13 +207,10 @@ func (u *upload) stream(ctx context.Context) error {
 		good: []int{http.StatusAccepted, http.StatusCreated, http.StatusNoContent},
 	})
 	if err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, errSilence) {
-			return cause
-		}
 		if wrong := u.content.wrong(); wrong != nil {
-			return wrong
+			err = wrong
 		}
-		return err
+		return silenced(ctx, err)
 	}
 	drain(response)
 	if !u.content.right() {
@@ -209,26 +261,26 @@ func (u *upload) ask(ctx context.Context, broke error) (there, goesOn bool) {
 			if isBreak(err) {
 				continue
 			}
+			// One that is gone says nothing of the next.
+			u.refused = u.refused || status(err) != http.StatusNotFound
 			return false, false
 		}
 		if place, err := located(u.place, header); err == nil {
 			u.place = place
 		}
 		arrived, ok := arrivedOf(header)
-		if !ok || arrived < leastResumed {
+		switch {
+		case !ok, arrived < u.arrived, arrived > u.read, arrived > u.blob.Size,
+			arrived == u.arrived && status(broke) == http.StatusRequestedRangeNotSatisfiable:
+			u.refused = true
 			return false, false
-		}
-		u.resumed = true
-		if arrived < u.arrived || arrived > u.read || arrived > u.blob.Size {
-			return false, false
-		}
-		if arrived == u.arrived && status(broke) == http.StatusRequestedRangeNotSatisfiable {
+		case arrived < leastResumed:
 			return false, false
 		}
 		if arrived-u.arrived >= muchBetween {
 			u.breaks = 0
 		}
-		u.arrived = arrived
+		u.arrived, u.resumed = arrived, true
 		return false, true
 	}
 }
@@ -244,7 +296,8 @@ func arrivedOf(header http.Header) (int64, bool) {
 	return int64(last) + 1, err == nil
 }
 
-// abandon ends an upload that failed, so that the registry need not keep it.
+// abandon ends an upload from which no blob came, so that the registry need not
+// keep it.
 func (u *upload) abandon(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelPatience)
 	defer cancel()
@@ -259,35 +312,54 @@ func notTheBlob(size int64) error {
 // connection broke, some MiB in the buffers of sockets and proxies, is read again:
 // by an [io.Seeker] from there, of others from the beginning.
 type content struct {
-	open   func() (io.ReadCloser, error)
-	cancel context.CancelFunc // of what was opened
-	blob   image.Blob
+	ctx  context.Context
+	open func(context.Context) (io.ReadCloser, error)
+	blob image.Blob
 
 	turn   chan struct{} // held by who reads, or changes what follows
 	source io.ReadCloser
-	at     int64 // where reading is
-	lap    *lap  // the one that may read
+	opened context.Context // of the source
+	at     int64           // where reading is
+	lap    *lap            // the one that may read
 	closed atomic.Bool
 
 	mu       sync.Mutex // with the turn to change, alone to look
 	verifier digest.Verifier
-	n        int64 // what was hashed
-	err      error // how it ended
+	n        int64              // what was hashed
+	err      error              // how it ended
+	cancel   context.CancelFunc // of what was opened
+	under    context.Context    // of who reads
 }
 
-func newContent(b image.Blob, open func() (io.ReadCloser, error), cancel context.CancelFunc) *content {
-	return &content{open: open, cancel: cancel, blob: b, turn: make(chan struct{}, 1), verifier: b.Digest.Verifier()}
+func newContent(ctx context.Context, s *sending) *content {
+	return &content{ctx: ctx, open: s.open, blob: s.blob, turn: make(chan struct{}, 1), verifier: s.blob.Digest.Verifier(), cancel: func() {}}
+}
+
+// wait takes the turn. A source that holds it up for long is told to end.
+func (c *content) wait(ctx context.Context) error {
+	for told := false; ; told = true {
+		waiting, cancel := context.WithTimeout(ctx, cancelPatience)
+		err := take(waiting, c.turn)
+		cancel()
+		if err == nil || told || ctx.Err() != nil {
+			return err
+		}
+		c.mu.Lock()
+		c.cancel()
+		c.mu.Unlock()
+	}
 }
 
 // from makes a body of what begins at a byte, and ends the one before.
 func (c *content) from(ctx context.Context, at int64, watch *time.Timer) (io.ReadCloser, error) {
-	waiting, cancel := context.WithTimeout(ctx, cancelPatience)
-	defer cancel()
-	if err := take(waiting, c.turn); err != nil {
+	if err := c.wait(ctx); err != nil {
 		return nil, fmt.Errorf("read what is to be sent: %w", err)
 	}
 	defer c.release()
 	c.lap = &lap{content: c, watch: watch}
+	c.mu.Lock()
+	c.under = ctx
+	c.mu.Unlock()
 	if !c.back(at) {
 		if err := c.reopen(); err != nil {
 			return nil, err
@@ -305,18 +377,18 @@ func (c *content) from(ctx context.Context, at int64, watch *time.Timer) (io.Rea
 	return c.lap, nil
 }
 
-// back has reading go back to a byte of what is open. From the beginning all is
-// read, and hashed, anew.
+// back has reading go back to a byte of what is open, or says that the byte
+// follows. From the beginning all is read, and hashed, anew.
 func (c *content) back(to int64) bool {
-	if c.source == nil || c.err != nil && !errors.Is(c.err, io.EOF) {
+	if c.source == nil || c.opened.Err() != nil || c.err != nil && !errors.Is(c.err, io.EOF) {
 		return false
 	}
-	if to == c.at {
+	if to == c.at || to > c.n {
 		return true
 	}
 	seeker, ok := c.source.(io.Seeker)
-	if !ok || to == 0 || to > c.n {
-		return false
+	if !ok || to == 0 {
+		return to > c.at
 	}
 	if _, err := seeker.Seek(to, io.SeekStart); err != nil {
 		return false
@@ -334,11 +406,16 @@ func (c *content) reopen() error {
 		_ = c.source.Close()
 		c.source = nil
 	}
-	source, err := c.open()
+	opened, cancel := context.WithCancel(c.ctx)
+	c.mu.Lock()
+	c.cancel()
+	c.cancel = cancel
+	c.mu.Unlock()
+	source, err := c.open(opened)
 	if err != nil {
 		return fmt.Errorf("open what is to be sent: %w", err)
 	}
-	c.source, c.at = source, 0
+	c.source, c.opened, c.at = source, opened, 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.verifier, c.n, c.err = c.blob.Digest.Verifier(), 0, nil
@@ -387,13 +464,18 @@ func (c *content) close() {
 	}
 }
 
-// unblock ends what was opened if that is what is waited for.
-func (c *content) unblock() {
+// unblock ends what was opened if that is what is waited for, by who reads under
+// a context.
+func (c *content) unblock(of context.Context) {
 	select {
 	case c.turn <- struct{}{}:
-		<-c.turn
+		c.release()
 	default:
-		c.cancel()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.under == of {
+			c.cancel()
+		}
 	}
 }
 

@@ -56,18 +56,18 @@ func (p repository) write(ctx context.Context, b image.Blob, mount string, open 
 			return image.Mounted, nil
 		}
 	}
-	plain := false
+	s := &sending{blob: b, open: open}
 	for n := 1; ; n++ {
-		resumed, err := p.upload(ctx, place, b, plain, open)
+		refused, err := p.upload(ctx, place, s)
 		if err == nil {
 			return image.Uploaded, nil
 		}
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
-		// What went on and ended badly might have gone well in one piece.
-		plain = plain || resumed
-		if n == mostUploads || !worthRepeating(err) && (!resumed || errors.Is(err, errContent)) {
+		// What was to go on might have gone well in one piece.
+		s.plain = s.plain || refused
+		if n == mostUploads || !worthRepeating(err) && (!refused || errors.Is(err, errContent)) {
 			return "", err
 		}
 		if err := pause(ctx, uploadPause<<(n-1)); err != nil {
