@@ -142,7 +142,8 @@ func (g *Registry) collectIn(ctx context.Context, repository string) (freed int6
 	if err != nil {
 		return 0, fmt.Errorf("collect garbage of %s: %w", repository, err)
 	}
-	if marked, err = g.dropOrphans(ctx, repository, m, marked); err != nil {
+	marked, waits, err := g.dropOrphans(ctx, repository, m, marked)
+	if err != nil {
 		return 0, fmt.Errorf("collect garbage of %s: %w", repository, err)
 	}
 	freed, young, err := g.sweep(m.folder, marked.kept)
@@ -150,7 +151,7 @@ func (g *Registry) collectIn(ctx context.Context, repository string) (freed int6
 		return freed, fmt.Errorf("collect garbage of %s: %w", repository, err)
 	}
 	g.history.prune(repository, marked.kept)
-	if !young && freed == 0 {
+	if !young && !waits && freed == 0 {
 		g.clean.note(repository, state)
 	}
 	return freed, nil
@@ -294,7 +295,9 @@ func (m *marker) read(e part) (*parts, error) {
 		}
 		p.manifests = doc.Manifests
 		for _, blob := range append(append(doc.Layers, doc.Blobs...), doc.Config) {
-			p.blobs = append(p.blobs, blob.Digest)
+			if digestForm.MatchString(blob.Digest) { // an index has no config
+				p.blobs = append(p.blobs, blob.Digest)
+			}
 		}
 	}
 	m.seen[e.Digest] = p
@@ -304,44 +307,34 @@ func (m *marker) read(e part) (*parts, error) {
 // dropOrphans deletes the referrers of manifests that were deleted, if all that
 // belongs to them is old enough to go. Until then, the subject's file stays, by
 // which they are known for orphans. A referrer that has a tag, or that something
-// else needs, is none.
-func (g *Registry) dropOrphans(ctx context.Context, repository string, m *marker, marked marks) (marks, error) {
+// else needs, is none. Waits says that some are too young.
+func (g *Registry) dropOrphans(ctx context.Context, repository string, m *marker, marked marks) (left marks, waits bool, err error) {
+	waiting, ready, err := g.waiting(ctx, m, marked)
+	if err != nil {
+		return marked, false, err
+	}
+	maps.Copy(marked.kept, waiting)
 	dropped := false
-	for _, list := range marked.orphans {
-		all := map[string]bool{}
-		if err := m.reach(ctx, []part{list.part()}, all, map[string]bool{}); err != nil {
-			return marked, err
-		}
-		ready := true
-		for name := range all {
-			info, err := os.Stat(blobFileIn(m.folder, name))
-			if err == nil && !marked.kept[name] && g.young(info) {
-				ready = false
-			}
-		}
+	for _, list := range ready {
 		p, err := m.read(list.part())
 		if err != nil {
-			return marked, err
+			return marked, false, err
 		}
 		for _, referrer := range p.manifests {
-			if !ready || marked.kept[referrer.Digest] {
+			if marked.kept[referrer.Digest] {
 				continue
 			}
 			if err := g.drop(ctx, repository, referrer.Digest); err != nil {
-				return marked, err
+				return marked, false, err
 			}
 			dropped = true
-		}
-		if !ready {
-			marked.kept[list.subject()] = true
-			maps.Copy(marked.kept, all)
 		}
 	}
 	held := marked.kept
 	if dropped {
 		again, err := m.mark(ctx)
 		if err != nil {
-			return marked, err
+			return marked, false, err
 		}
 		marked = again
 		maps.Copy(marked.kept, held)
@@ -349,10 +342,42 @@ func (g *Registry) dropOrphans(ctx context.Context, repository string, m *marker
 	// Lists that are empty, or wait, stay in the index, and so must their files.
 	for _, list := range marked.orphans {
 		if err := m.reach(ctx, []part{list.part()}, marked.kept, map[string]bool{}); err != nil {
-			return marked, err
+			return marked, false, err
 		}
 	}
-	return marked, nil
+	return marked, len(waiting) > 0, nil
+}
+
+// waiting are the digests of the orphans that are too young to go, or belong to such
+// a one, with their subjects; and the lists of the others.
+func (g *Registry) waiting(ctx context.Context, m *marker, marked marks) (waiting map[string]bool, ready []entry, err error) {
+	waiting, ready = map[string]bool{}, marked.orphans
+	for more := true; more; {
+		more = false
+		var left []entry
+		for _, list := range ready {
+			all := map[string]bool{}
+			if err := m.reach(ctx, []part{list.part()}, all, map[string]bool{}); err != nil {
+				return nil, nil, err
+			}
+			waits := waiting[list.subject()]
+			for name := range all {
+				if marked.kept[name] || !digestForm.MatchString(name) {
+					continue
+				}
+				info, err := os.Stat(blobFileIn(m.folder, name))
+				waits = waits || err == nil && g.young(info)
+			}
+			if !waits {
+				left = append(left, list)
+				continue
+			}
+			waiting[list.subject()], more = true, true
+			maps.Copy(waiting, all)
+		}
+		ready = left
+	}
+	return waiting, ready, nil
 }
 
 // drop deletes a tag, or a manifest with its tags. The caller holds the repository's lock.

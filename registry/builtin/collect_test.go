@@ -169,21 +169,24 @@ func TestCollectFollowsEveryName(t *testing.T) {
 	f.do(request{method: "HEAD", path: "/v2/app/blobs/" + text, auth: auth}).want(t, 200)
 }
 
+// attach pushes what refers to a manifest, and returns its digest.
+func (f *fixture) attach(auth, repository, subject, seed string) string {
+	f.t.Helper()
+	config, layer := f.pushBlob(auth, repository, []byte("{}")), f.pushBlob(auth, repository, []byte("layer "+seed))
+	m := imageOf(config, layer, fmt.Sprintf(`,"subject":{"mediaType":%q,"digest":%q,"size":1}`, manifestType, subject))
+	f.putManifest(auth, repository, digestOf(m), m).want(f.t, 201)
+	return digestOf(m)
+}
+
 func TestCollectKeepsReferrers(t *testing.T) {
 	f := start(t)
 	auth := f.admin().basic()
-	attach := func(subject, seed string) string {
-		config, layer := f.pushBlob(auth, "app", []byte("{}")), f.pushBlob(auth, "app", []byte("layer "+seed))
-		m := imageOf(config, layer, fmt.Sprintf(`,"subject":{"mediaType":%q,"digest":%q,"size":1}`, manifestType, subject))
-		f.putManifest(auth, "app", digestOf(m), m).want(t, 201)
-		return digestOf(m)
-	}
 	image, _ := f.pushImage(auth, "app", "v1", "image")
-	signature := attach(image, "signature")
-	second := attach(signature, "signature of the signature")
-	early := attach(digestOf([]byte("to come")), "early")
+	signature := f.attach(auth, "app", image, "signature")
+	second := f.attach(auth, "app", signature, "signature of the signature")
+	early := f.attach(auth, "app", digestOf([]byte("to come")), "early")
 	deleted, _ := f.pushImage(auth, "app", "v2", "deleted")
-	orphan := attach(deleted, "orphan")
+	orphan := f.attach(auth, "app", deleted, "orphan")
 	f.do(request{method: "DELETE", path: "/v2/app/manifests/" + deleted, auth: auth}).want(t, 202)
 	f.collect()
 	if err := f.pull(auth, "app", orphan); err != nil {
@@ -203,6 +206,44 @@ func TestCollectKeepsReferrers(t *testing.T) {
 	}
 	if got := f.referrers(auth, "app", image, ""); len(got) != 1 {
 		t.Errorf("referrers of the image: %v", got)
+	}
+}
+
+// What is attached to an orphan that waits, waits with it; and both go with no other
+// list of referrers in the repository.
+func TestCollectOrphansTogether(t *testing.T) {
+	f := start(t)
+	auth := f.admin().basic()
+	image, _ := f.pushImage(auth, "app", "v1", "image")
+	sbom := f.attach(auth, "app", image, "sbom")
+	signature := f.attach(auth, "app", sbom, "signature")
+	f.do(request{method: "DELETE", path: "/v2/app/manifests/" + image, auth: auth}).want(t, 202)
+	f.age()
+	now := time.Now()
+	if err := os.Chtimes(f.blobFile("app", digestOf([]byte("layer sbom"))), now, now); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		f.collect()
+		for _, digest := range []string{sbom, signature} {
+			if err := f.pull(auth, "app", digest); err != nil {
+				t.Errorf("within the grace: %v", err)
+			}
+		}
+		f.age()
+		if err := os.Chtimes(f.blobFile("app", digestOf([]byte("layer sbom"))), now, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 { // an orphan, then what was attached to it, then their files
+		f.age()
+		f.collect()
+	}
+	for _, digest := range []string{sbom, signature} {
+		f.do(request{method: "HEAD", path: "/v2/app/manifests/" + digest, auth: auth}).want(t, 404)
+	}
+	if freed := f.collect(); freed != 0 {
+		t.Errorf("collected %d bytes of what was collected", freed)
 	}
 }
 
