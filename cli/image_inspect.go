@@ -64,13 +64,17 @@ the signatures, SBOMs and other referrers of each of them.`,
 // inspect is the tree of a manifest. What stands in it several times has its parts
 // at the first: an index can name one so often that all would have no end.
 func inspect(inventory *image.Inventory, graph *image.Graph, d digest.Digest, seen map[digest.Digest]bool) inspected {
+	i := inspected{Manifest: inventory.Manifests.Get(d), Tags: graph.Tags(d)}
+	if i.Manifest == nil {
+		i.Manifest, i.Missing = &image.Manifest{Digest: d}, inventory.Missing[d]
+	}
+	i.Kind = kind(i.Manifest)
+	if seen[d] {
+		return i
+	}
 	seen[d] = true
-	i := row(inventory, graph, d)
 	for _, child := range i.Children {
-		part := row(inventory, graph, child.Digest)
-		if !seen[child.Digest] {
-			part = inspect(inventory, graph, child.Digest, seen)
-		}
+		part := inspect(inventory, graph, child.Digest, seen)
 		part.Attests = child.Attests
 		if child.Platform != "" {
 			part.Platform = child.Platform
@@ -85,16 +89,6 @@ func inspect(inventory *image.Inventory, graph *image.Graph, d digest.Digest, se
 			i.Attached = append(i.Attached, inspect(inventory, graph, attached, seen))
 		}
 	}
-	return i
-}
-
-// row is a manifest by itself.
-func row(inventory *image.Inventory, graph *image.Graph, d digest.Digest) inspected {
-	i := inspected{Manifest: inventory.Manifests.Get(d), Tags: graph.Tags(d)}
-	if i.Manifest == nil {
-		i.Manifest, i.Missing = &image.Manifest{Digest: d}, inventory.Missing[d]
-	}
-	i.Kind = kind(i.Manifest)
 	return i
 }
 
