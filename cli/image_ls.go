@@ -140,7 +140,7 @@ func describe(inventory *image.Inventory, graph *image.Graph, i image.Image) lis
 	closure := graph.Closure(i.Digest)
 	l := listed{
 		Repository: inventory.Repository, Digest: i.Digest, Tags: i.Tags, Platforms: []string{},
-		Built: inventory.Built(i.Digest), Size: inventory.Size(closure.All()),
+		Built: inventory.Built(i.Digest), Size: closure.Size(),
 	}
 	for _, name := range i.Tags {
 		if at := inventory.Tags[name].Pushed; at.After(l.Pushed) {

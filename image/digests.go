@@ -72,12 +72,11 @@ func (s *Digests) Has(d digest.Digest) bool {
 
 // Add has a digest in the set, and says whether it was not.
 func (s *Digests) Add(d digest.Digest) (n uint32, added bool) {
-	if n, ok := s.Find(d); ok {
-		return n, false
+	if b, ok := sha256Of(d); ok {
+		return s.add(&b)
 	}
-	b, ok := sha256Of(d)
-	if ok {
-		return s.add(b), true
+	if n, ok := s.numbers[d]; ok {
+		return n, false
 	}
 	n = s.sums.add(sum{})
 	d = digest.Digest(strings.Clone(d.String()))
@@ -95,24 +94,24 @@ func (s *Digests) findFrom(from *Digests, number uint32) (uint32, bool) {
 
 // addFrom has a digest of another set in this one.
 func (s *Digests) addFrom(from *Digests, number uint32) uint32 {
-	if n, ok := s.findFrom(from, number); ok {
-		return n
-	}
 	if d, ok := from.others[number]; ok {
 		n, _ := s.Add(d)
 		return n
 	}
-	return s.add(*from.sums.at(number))
+	n, _ := s.add(from.sums.at(number))
+	return n
 }
 
-// add adds what is not there.
-func (s *Digests) add(b sum) uint32 {
-	n := s.sums.add(b)
+func (s *Digests) add(b *sum) (n uint32, added bool) {
+	if n, ok := s.find(b); ok {
+		return n, false
+	}
+	n = s.sums.add(*b)
 	if 4*s.Len() >= 3*len(s.index) {
 		s.grow()
 	}
-	s.index[s.place(&b)] = n + 1
-	return n
+	s.index[s.place(b)] = n + 1
+	return n, true
 }
 
 // Compare orders by the digests of two numbers as texts are ordered.

@@ -30,12 +30,7 @@ type Graph struct {
 // starts[n] to starts[n+1].
 type edges struct{ starts, to []uint32 }
 
-func (e edges) of(n uint32) []uint32 {
-	if int(n)+1 >= len(e.starts) {
-		return nil
-	}
-	return e.to[e.starts[n]:e.starts[n+1]]
-}
+func (e edges) of(n uint32) []uint32 { return e.to[e.starts[n]:e.starts[n+1]] }
 
 // Graph indexes the inventory as it is now.
 func (v *Inventory) Graph() *Graph {
