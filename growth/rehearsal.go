@@ -111,35 +111,22 @@ func past(inventory *image.Inventory, graph *image.Graph, at time.Time) *image.I
 	then.Missing, then.Unread = inventory.Missing, inventory.Unread
 	was := func(d digest.Digest) bool { return !dated(inventory, graph, d).After(at) }
 	var roots []digest.Digest
+	reached := graph.Marks()
+	// What is of a later image is none of its own.
 	for _, i := range inventory.Images() {
+		reached.SetAll(graph.Closure(i.Digest))
 		if was(i.Digest) {
 			roots = append(roots, i.Digest)
 		}
 	}
-	reached := map[digest.Digest]bool{}
-	reach := func(roots ...digest.Digest) image.Set {
-		closure := graph.Closure(roots...)
-		for d := range closure.All() {
-			reached[d] = true
-		}
-		return closure
-	}
-	there := map[digest.Digest]bool{}
-	for d := range reach(roots...).All() {
-		there[d] = true
-	}
-	// What is of a later image is none of its own.
-	for _, i := range inventory.Images() {
-		reach(i.Digest)
-	}
 	for d := range loose(inventory, graph, reached) {
-		if closure := reach(d); was(d) {
-			for d := range closure.All() {
-				there[d] = true
-			}
+		reached.SetAll(graph.Closure(d))
+		if was(d) {
+			roots = append(roots, d)
 		}
 	}
-	for d := range there {
+	there := graph.Closure(roots...)
+	for d := range there.All() {
 		if m := inventory.Manifests.Get(d); m != nil {
 			then.Manifests.Put(m)
 		}
@@ -151,12 +138,12 @@ func past(inventory *image.Inventory, graph *image.Graph, at time.Time) *image.I
 		}
 	}
 	for name, tag := range inventory.Tags {
-		if there[tag.Digest] && (!image.Told(tag.Pushed) || !tag.Pushed.After(at)) {
+		if there.Has(tag.Digest) && (!image.Told(tag.Pushed) || !tag.Pushed.After(at)) {
 			then.Tags[name] = tag
 		}
 	}
 	for subject, referrers := range inventory.Referrers {
-		if !inventory.Manifests.Has(subject) && slices.ContainsFunc(referrers, func(d digest.Digest) bool { return there[d] }) {
+		if !inventory.Manifests.Has(subject) && slices.ContainsFunc(referrers, there.Has) {
 			then.Referrers[subject] = referrers
 		}
 	}

@@ -109,14 +109,15 @@ func (u *Usage) Add(inventory *image.Inventory) error {
 		}
 	}
 	graph := inventory.Graph()
-	reached := map[digest.Digest]bool{}
+	reached := graph.Marks()
 	hold := func(d digest.Digest, tags []string, at time.Time) holder {
 		h := holder{root: u.id(inventory, d, 0), at: seconds(at)}
 		for _, tag := range tags {
 			h.tags = append(h.tags, strings.Clone(tag))
 		}
-		for part := range graph.Closure(d).All() {
-			reached[part] = true
+		closure := graph.Closure(d)
+		reached.SetAll(closure)
+		for part := range closure.All() {
 			h.has = slices.AppendSeq(h.has, u.of(inventory, part))
 		}
 		slices.Sort(h.has)
@@ -137,11 +138,11 @@ func (u *Usage) Add(inventory *image.Inventory) error {
 
 // loose lists the manifests that are of no image, those that others of them hang
 // on first. What the caller has reached is left out, also while it goes on.
-func loose(inventory *image.Inventory, graph *image.Graph, reached map[digest.Digest]bool) iter.Seq[digest.Digest] {
+func loose(inventory *image.Inventory, graph *image.Graph, reached image.Marks) iter.Seq[digest.Digest] {
 	return func(yield func(digest.Digest) bool) {
 		var roots, rest []digest.Digest
 		for _, d := range slices.Sorted(inventory.Manifests.Digests()) {
-			if reached[d] {
+			if reached.On(d) {
 				continue
 			}
 			subject, attached := graph.Subject(d)
@@ -152,7 +153,7 @@ func loose(inventory *image.Inventory, graph *image.Graph, reached map[digest.Di
 			}
 		}
 		for _, d := range append(roots, rest...) {
-			if !reached[d] && !yield(d) {
+			if !reached.On(d) && !yield(d) {
 				return
 			}
 		}
